@@ -1,0 +1,126 @@
+"""p(x|z) as a decoder's last layer parameterises it; data x in [0, 1]."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    AffineTransform,
+    Bernoulli,
+    Distribution,
+    Independent,
+    Normal,
+    TransformedDistribution,
+)
+
+from zoo_core import DiscretizedLogisticMixture, Likelihood, LogitLaplace, PositiveFloat, PositiveInt
+
+# exp(-7) = 0.0009 is under a quarter of a grey level: a sharper pixel is a density running away.
+LOG_SIGMA = (-7.0, 7.0)
+
+
+class BernoulliLikelihood(Likelihood):
+    """p(x|z) = Π_i p_i^x_i (1 - p_i)^(1 - x_i), h = logit p, for binary data."""
+
+    def channels(self, data: int) -> int:
+        return data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        return Independent(Bernoulli(logits=h.float(), validate_args=False), event_dim, validate_args=False)
+
+
+class GaussianLikelihood(Likelihood):
+    """p(x|z) = N(x; h, sigma^2 I): squared error with a scale.
+
+    Args:
+        sigma: standard deviation of a pixel, where white is 1.
+    """
+
+    def __init__(self, sigma: PositiveFloat = 1.0) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def channels(self, data: int) -> int:
+        return data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        mu = h.float()
+        return Independent(Normal(mu, torch.full_like(mu, self.sigma), validate_args=False), event_dim, validate_args=False)
+
+
+class LearnedGaussianLikelihood(Likelihood):
+    """p(x|z) = N(x; h, sigma^2 I) with one sigma, learned with the weights.
+
+    sigma-VAE (Rybkin et al., 2021) https://arxiv.org/abs/2006.13202
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.zeros(()))
+
+    def channels(self, data: int) -> int:
+        return data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        mu = h.float()
+        sigma = self.log_sigma.float().clamp(*LOG_SIGMA).exp().expand_as(mu)
+        return Independent(Normal(mu, sigma, validate_args=False), event_dim, validate_args=False)
+
+
+class LogisticMixtureLikelihood(Likelihood):
+    """p(x|z): K logistics per pixel and channel, integrated over the bins of 256 levels.
+
+    PixelCNN++ (Salimans et al., 2017) https://arxiv.org/abs/1701.05517, without its channel coupling.
+
+    Args:
+        components: K.
+    """
+
+    def __init__(self, components: PositiveInt = 5) -> None:
+        super().__init__()
+        self.components = components
+
+    def channels(self, data: int) -> int:
+        return 3 * self.components * data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        h = h.float().unflatten(-event_dim, (3, self.components, -1))
+        logits, mu, log_s = h.unbind(-event_dim - 2)
+        # At first, means spread over [0, 1] and logistics half as wide as the data's range.
+        mu = mu + self._start(h).view(-1, *[1] * event_dim)
+        return DiscretizedLogisticMixture(logits, mu, log_s - 1.5, event_dim=event_dim)
+
+    def _start(self, h: Tensor) -> Tensor:
+        return (torch.arange(self.components, device=h.device) + 0.5) / self.components
+
+
+class LogitLaplaceLikelihood(Likelihood):
+    """y = (1 - 2 epsilon) x + epsilon follows a logit-Laplace with h = (mu, log b); p(x|z) is its density in x.
+
+    Zero-shot text-to-image generation (Ramesh et al., 2021) https://arxiv.org/abs/2102.12092
+
+    Args:
+        epsilon: how far pixels are kept from 0 and 1, where the density is infinite; the paper's is 0.1.
+    """
+
+    def __init__(self, epsilon: PositiveFloat = 0.1) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def channels(self, data: int) -> int:
+        return 2 * data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        mu, log_b = h.float().chunk(2, dim=-event_dim)
+        y = LogitLaplace(mu, log_b.clamp(*LOG_SIGMA).exp())
+        return Independent(Unmapped(y, self.epsilon), event_dim, validate_args=False)
+
+
+class Unmapped(TransformedDistribution):
+    """x = (y - epsilon) / (1 - 2 epsilon), with the mean that torch leaves out."""
+
+    def __init__(self, y: Distribution, epsilon: float) -> None:
+        self.epsilon, self.scale = epsilon, 1 - 2 * epsilon
+        super().__init__(y, AffineTransform(-epsilon / self.scale, 1 / self.scale), validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.base_dist.mean - self.epsilon) / self.scale

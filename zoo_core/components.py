@@ -1,0 +1,306 @@
+"""The contracts: what an encoder, a decoder, a prior, … is to everything else in the zoo.
+
+Shapes: B batch, K samples, D latent. Values are nats per example unless a name says otherwise.
+Distributions: ``batch_shape`` holds the leading dimensions, ``event_shape`` one latent or one datum.
+"""
+
+import abc
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from zoo_core import arguments
+from zoo_core.data import Preprocessing
+from zoo_core.errors import ConfigError
+from zoo_core.randomness import drawing_from
+
+Batch = Mapping[str, Any]  # "image" (B, C, H, W) float, "label" (B,) int, "caption" list of B strings, …
+
+
+class ComponentMeta(abc.ABCMeta):
+    """Checks a constructor's arguments against its annotations, and keeps them for ``describe``."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        bound = arguments.signature(cls).bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, parameter in arguments.parameters(cls).items():
+            path = f"{cls.__name__}.{name}"
+            bound.arguments[name] = arguments.checked(bound.arguments[name], parameter.annotation, path)
+        component = super().__call__(*bound.args, **bound.kwargs)
+        component.arguments = {
+            name: value for name, value in bound.arguments.items() if not cls.has_part(component, name)
+        }
+        return component
+
+    def has_part(cls, component: "Component", name: str) -> bool:
+        """Whether the argument ``name`` is itself a component, kept as the attribute of that name."""
+        if not arguments.parameters(cls)[name].component_types():
+            return False
+        if not isinstance(getattr(component, name, None), (nn.Module, type(None))):
+            raise TypeError(f"{cls.__name__} must keep its argument {name!r} as the attribute self.{name}")
+        return True
+
+
+class Component(nn.Module, metaclass=ComponentMeta):
+    """A module that a config can build: its constructor's arguments are the config.
+
+    Attributes:
+        arguments: the checked arguments, without those that are components (these are attributes).
+        provides: names of shapes that this component tells the parts built after it.
+    """
+
+    kind: ClassVar[str] = "component"
+    provides: ClassVar[tuple[str, ...]] = ()
+    arguments: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Posterior(Component):
+    """From an encoder's features to q(z|x): the last layer's distribution, whatever the body."""
+
+    kind: ClassVar[str] = "posterior"
+
+    @abc.abstractmethod
+    def channels(self, latents: int) -> int:
+        """How many numbers per latent position the body must produce."""
+
+    @abc.abstractmethod
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        """h (*batch, channels(L), *positions) → a distribution over (L, *positions)."""
+
+
+class Likelihood(Component):
+    """From a decoder's features to p(x|z): the last layer's distribution, whatever the body."""
+
+    kind: ClassVar[str] = "likelihood"
+
+    @abc.abstractmethod
+    def channels(self, data: int) -> int:
+        """How many numbers per pixel the body must produce, for ``data`` channels."""
+
+    @abc.abstractmethod
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        """h (*batch, channels(C), *pixels) → a distribution over (C, *pixels), values in [0, 1]."""
+
+
+class Encoder(Component):
+    """q(z|x). Attributes ``data_shape`` and ``latent_shape``, both without the batch."""
+
+    kind: ClassVar[str] = "encoder"
+    provides: ClassVar[tuple[str, ...]] = ("data_shape", "latent_shape")
+    data_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Distribution:
+        """x (B, *data_shape) → q(z|x) with batch shape (B,) and event shape ``latent_shape``."""
+
+
+class Decoder(Component):
+    """p(x|z). Attributes ``data_shape`` and ``latent_shape``, both without the batch."""
+
+    kind: ClassVar[str] = "decoder"
+    provides: ClassVar[tuple[str, ...]] = ("data_shape", "latent_shape")
+    data_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, z: Tensor) -> Distribution:
+        """z (*, *latent_shape), with any leading dimensions → p(x|z) with batch shape (*,)."""
+
+
+class Prior(Component):
+    """p(z), or p(z|condition)."""
+
+    kind: ClassVar[str] = "prior"
+    provides: ClassVar[tuple[str, ...]] = ("latent_shape",)
+    latent_shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, condition: Any = None) -> Distribution:
+        """→ p(z) with batch shape () and event shape ``latent_shape``; (B,) under a condition."""
+
+
+class Quantized(NamedTuple):
+    """What a quantizer returns: straight-through vectors, codes, its loss (nats, (B,)), perplexity ()."""
+
+    z_q: Tensor
+    codes: Tensor
+    loss: Tensor
+    perplexity: Tensor
+
+
+class Quantizer(Component):
+    """Real latents to codes of a codebook with ``codebook_size`` entries."""
+
+    kind: ClassVar[str] = "quantizer"
+    provides: ClassVar[tuple[str, ...]] = ("latent_shape", "codebook_size")
+    latent_shape: tuple[int, ...]
+    codebook_size: int
+
+    @abc.abstractmethod
+    def forward(self, z: Tensor) -> Quantized:
+        """z (B, *latent_shape) → quantized vectors of that shape and their codes."""
+
+
+class GenerativeModel(Component):
+    """p(x).
+
+    Attributes:
+        data_shape: one datum, without the batch.
+        preprocessing: what turned stored images into the data it was trained on; saved with it.
+        provenance: how it was trained, and from where it was loaded; saved with it.
+    """
+
+    kind: ClassVar[str] = "model"
+    provides: ClassVar[tuple[str, ...]] = ("data_shape",)
+    data_shape: tuple[int, ...]
+    preprocessing: Preprocessing = Preprocessing()
+    provenance: Mapping[str, Any] = {}
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+        """n draws (n, *data_shape); images lie in [0, 1].
+
+        Args:
+            generator: equal generators give equal samples, whatever the state of the global one.
+            options: the model's own, see its ``draw``.
+        """
+        with drawing_from(generator):
+            return self.draw(n, **options)
+
+    @abc.abstractmethod
+    def draw(self, n: int) -> Tensor:
+        """What ``sample`` returns, from torch's global generator."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (B,), exact or a lower bound as the model's spec says.
+
+        Raises:
+            NotImplementedError: the model has no density.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no density")
+
+
+class LatentVariableModel(GenerativeModel):
+    """p(x) = ∫ p(x|z) p(z) dz with an approximate posterior q(z|x).
+
+    Raises:
+        ConfigError: the parts disagree about the shape of a latent or of a datum.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, prior: Prior) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+        self.data_shape = decoder.data_shape
+        self.latent_shape = decoder.latent_shape
+        agree("latent_shape", encoder=encoder, decoder=decoder, prior=prior)
+        agree("data_shape", encoder=encoder, decoder=decoder)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The mean of q(z|x), (B, *latent_shape)."""
+        return self.encoder(x).mean
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean of p(x|z), (*, *data_shape), in [0, 1] for images."""
+        return self.decoder(z).mean.clamp(0, 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x|z) at the mean of q(z|x), (B, *data_shape)."""
+        return self.decode(self.encode(x))
+
+    def draw(self, n: int, *, noise: bool = False) -> Tensor:
+        """z ~ p(z), then the mean of p(x|z), as pictures are shown; with ``noise`` x ~ p(x|z) itself."""
+        z = self.prior().sample((n,))
+        return self.decoder(z).sample() if noise else self.decode(z)
+
+    def log_prob(self, x: Tensor, *, samples: int = 1, chunk: int = 64) -> Tensor:
+        """log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x) for z_k ~ q(z|x), (B,): a lower bound on log p(x).
+
+        Importance-weighted autoencoders (Burda et al., 2016) https://arxiv.org/abs/1509.00519
+
+        Args:
+            samples: K; 1 is the ELBO, and the bound rises with K.
+            chunk: how many of the K are decoded at a time.
+        """
+        q = self.encoder(x)
+        counts = [min(chunk, samples - k) for k in range(0, samples, chunk)]
+        return torch.logsumexp(
+            torch.stack([torch.logsumexp(self.log_weights(x, q, k), 0) for k in counts]), 0
+        ) - math.log(samples)
+
+    def log_weights(self, x: Tensor, q: Distribution, k: int) -> Tensor:
+        """log p(x|z) + log p(z) - log q(z|x) for k draws z ~ q(z|x), (k, B)."""
+        z = q.rsample((k,))
+        return self.decoder(z).log_prob(x) + self.prior().log_prob(z) - q.log_prob(z)
+
+
+def agree(shape: str, **parts: Component) -> None:
+    """Refuses parts whose attribute ``shape`` differs.
+
+    Raises:
+        ConfigError: naming each part and its shape.
+    """
+    shapes = {name: tuple(getattr(part, shape)) for name, part in parts.items()}
+    if len(set(shapes.values())) > 1:
+        told = ", ".join(f"{name} {value}" for name, value in shapes.items())
+        raise ConfigError(f"the parts differ in {shape}: {told}")
+
+
+class LossOutput(NamedTuple):
+    """A loss, scalar: nats per example, meaned over the batch; and the terms to log, detached."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Loss(Component):
+    """A training objective: a function of a model and a batch.
+
+    Attributes:
+        step: the training step, set by the training loop, for schedules; None means they have ended.
+    """
+
+    kind: ClassVar[str] = "loss"
+    step: int | None = None
+
+    @abc.abstractmethod
+    def forward(self, model: Any, batch: Batch) -> LossOutput:
+        """Raises ConfigError if the model lacks what the loss needs."""
+
+
+class Measurement(NamedTuple):
+    """A measured value, its standard error (nan where there is none), and over how many examples."""
+
+    value: float
+    error: float
+    n: int
+
+
+class Metric(Component):
+    """A measurement of a model, gathered batch by batch.
+
+    Attributes:
+        state: named tensors that add up, over batches and over processes.
+    """
+
+    kind: ClassVar[str] = "metric"
+    state: dict[str, Tensor]
+
+    @abc.abstractmethod
+    def reset(self) -> None:
+        """Forgets everything; called before the first update."""
+
+    @abc.abstractmethod
+    def update(self, model: Any, batch: Batch) -> None:
+        """Takes one batch into account."""
+
+    @abc.abstractmethod
+    def compute(self) -> dict[str, Measurement]:
+        """The values so far, by name."""

@@ -1,0 +1,39 @@
+"""Name → batches: embedded sets, local folders, the Hugging Face Hub; binarise, dequantise, resize.
+
+>>> from zoo_core.data import load
+>>> digits = load("digits", "test")
+>>> digits.data_shape, len(digits)
+((1, 8, 8), 360)
+
+Names are imported on first use, so that this module costs nothing by itself.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo_core.data.cache import cached as cached
+    from zoo_core.data.dataset import Dataset as Dataset
+    from zoo_core.data.dataset import InMemory as InMemory
+    from zoo_core.data.preprocessing import Preprocessing as Preprocessing
+    from zoo_core.data.resolve import load as load
+
+_HOMES = {
+    "Dataset": "dataset",
+    "InMemory": "dataset",
+    "Preprocessing": "preprocessing",
+    "cached": "cache",
+    "load": "resolve",
+}
+
+__all__ = ["Dataset", "InMemory", "Preprocessing", "cached", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

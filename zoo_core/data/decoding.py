@@ -1,0 +1,122 @@
+"""Encoded images to one uint8 tensor, in parallel threads."""
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from zoo_core.errors import DataError
+
+Size = tuple[int, int]
+Pixels = npt.NDArray[np.uint8]
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+GREY = ("1", "L", "LA", "La")
+BEYOND_8_BITS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode_images(source: str, chunks: Iterable[Sequence[Any]], size: Size | None) -> Tensor:
+    """All images as uint8 (N, C, H, W): C = 1 if every one is grey, else 3.
+
+    Args:
+        source: what to call the data set in errors.
+        chunks: encoded images, each as bytes or as Hugging Face stores it: ``{"bytes", "path"}``.
+        size: (H, W) to which every image is cut about its centre and resized; None keeps them.
+
+    Raises:
+        DataError: an image is missing, damaged, too large or deeper than 8 bits, or the images
+            differ in size and ``size`` is None.
+    """
+
+    def decode(numbered: tuple[int, Sequence[Any]]) -> Pixels:
+        first, items = numbered
+        return _join(
+            source, [_decode(source, first + i, x, size)[None] for i, x in enumerate(items)]
+        )
+
+    parts = list(map_ahead(decode, _numbered(chunks)))
+    if not parts:
+        raise DataError(f"{source} has no images")
+    return torch.from_numpy(_join(source, parts))
+
+
+def map_ahead(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """``map`` in threads and in order, with few items in memory at a time."""
+    workers = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Out]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        yield from (future.result() for future in waiting)
+
+
+def _numbered(chunks: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Sequence[Any]]]:
+    first = 0
+    for chunk in chunks:
+        yield first, chunk
+        first += len(chunk)
+
+
+def _join(source: str, parts: Sequence[Pixels]) -> Pixels:
+    """Arrays (n, C, H, W) end to end; among colour images a grey one becomes colour."""
+    sizes = sorted({part.shape[2:] for part in parts})
+    if len(sizes) > 1:
+        (a, b), (c, d) = sizes[0], sizes[-1]
+        raise DataError(
+            f"the images of {source} differ in size ({a}x{b} to {c}x{d}); give image_size=(H, W)"
+        )
+    channels = max(part.shape[1] for part in parts)
+    return np.concatenate([np.broadcast_to(p, (len(p), channels, *sizes[0])) for p in parts])
+
+
+def _decode(source: str, number: int, item: Any, size: Size | None) -> Pixels:
+    try:
+        with Image.open(_file(item)) as image:
+            return _pixels(image, size)
+    except Exception as error:  # on a damaged file Pillow raises whatever its decoder runs into
+        reason = str(error) or type(error).__name__
+        raise DataError(f"image {number} of {source} cannot be used: {reason}") from error
+
+
+def _file(item: Any) -> IO[bytes] | str:
+    content = item.get("bytes") if isinstance(item, dict) else item
+    if content is not None:
+        return io.BytesIO(content)
+    if not isinstance(item, dict) or not item.get("path"):
+        raise ValueError("it is missing")
+    return str(item["path"])
+
+
+def _pixels(image: Image.Image, size: Size | None) -> Pixels:
+    """uint8 (C, H, W)."""
+    _require_usable(image)
+    if image.getexif().get(ExifTags.Base.Orientation):
+        image = ImageOps.exif_transpose(image)
+    mode = "L" if image.mode in GREY else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    if size:
+        image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def _require_usable(image: Image.Image) -> None:
+    """Refuses, before anything is decoded, what would fill the memory or lose precision."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width}x{image.height} is above PIL.Image.MAX_IMAGE_PIXELS = {limit}"
+        )
+    if image.mode in BEYOND_8_BITS:
+        raise ValueError(f"it is deeper than 8 bits (mode {image.mode}); convert it first")

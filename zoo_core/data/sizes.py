@@ -1,0 +1,24 @@
+"""Image sizes as users and JSON give them."""
+
+from zoo_core.arguments import shown
+from zoo_core.errors import ConfigError
+
+ImageSize = int | tuple[int, int] | None
+
+
+def checked_size(size: object) -> tuple[int, int] | None:
+    """(H, W) in pixels, from a pair as Python or JSON give it or from the side of a square.
+
+    Raises:
+        ConfigError: it is something else; None is allowed and stays None.
+    """
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else size
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_length, pair)):
+        raise ConfigError(f"image_size: must be (height, width) in pixels, got {shown(size)}")
+    return pair[0], pair[1]
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

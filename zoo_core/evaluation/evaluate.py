@@ -1,0 +1,82 @@
+"""Metrics over a model and held-out data, on one process or on many."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from zoo_core.components import GenerativeModel, Measurement, Metric
+from zoo_core.data import Dataset
+from zoo_core.randomness import seed_everything
+
+
+@torch.no_grad()
+def evaluate(
+    model: GenerativeModel,
+    metrics: Iterable[Metric],
+    dataset: Dataset,
+    *,
+    batch: int = 100,
+    examples: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Measurement]:
+    """Measures a model on a data set.
+
+    Every draw depends on ``seed`` and the position of its batch alone, so that a value can be re-computed.
+    Under ``torch.distributed`` each process takes its share of the batches, and all return the whole.
+
+    Args:
+        examples: measure on the first so many; default all.
+        progress: called with the number of examples after each batch.
+
+    Raises:
+        ConfigError: a metric cannot be computed on this model.
+    """
+    metrics = list(metrics)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    for metric in metrics:
+        metric.reset()
+    for number, indices in _share(examples or len(dataset), batch):
+        seed_everything(seed, number)
+        inputs = model.preprocessing(to_device(dataset.batch(indices), device))
+        for metric in metrics:
+            metric.update(model, inputs)
+        if progress:
+            progress(len(indices))
+    model.train(was_training)
+    _merge(metrics)
+    return {name: value for metric in metrics for name, value in metric.compute().items()}
+
+
+def to_device(batch: dict[str, Tensor | list[str]], device: torch.device) -> dict[str, Tensor | list[str]]:
+    """The batch with its tensors on a device."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _share(examples: int, batch: int) -> Iterator[tuple[int, Tensor]]:
+    """This process's batches and their numbers among all."""
+    rank, world = _position()
+    batches = torch.arange(examples).split(batch)
+    return ((number, batches[number]) for number in range(rank, len(batches), world))
+
+
+def _merge(metrics: Sequence[Metric]) -> None:
+    """Adds up the states of all processes, in each of them."""
+    _, world = _position()
+    if world == 1:
+        return
+    for metric in metrics:
+        states: list[dict[str, Tensor]] = [{}] * world
+        torch.distributed.all_gather_object(states, metric.state)
+        names = {name for state in states for name in state}
+        metric.state = {name: torch.stack([s[name] for s in states if name in s]).sum(0) for name in sorted(names)}
+
+
+def _position() -> tuple[int, int]:
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()

@@ -1,0 +1,41 @@
+"""Random numbers on purpose: draws from a given generator, and seeds derived from a key."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy
+import torch
+
+
+@contextlib.contextmanager
+def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Inside, torch's global generators follow ``generator``; outside they are as they were.
+
+    ``torch.distributions`` cannot be given a generator, so the global ones are seeded from it. None: the
+    global generators are used, and advanced, as always.
+    """
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng(devices=_forked(generator.device)):
+        torch.manual_seed(seed)
+        yield
+
+
+def _forked(device: torch.device) -> list[int]:
+    return [] if device.type == "cpu" else [device.index or 0]
+
+
+def derived_seed(*key: int) -> int:
+    """64 bits that depend on every part of a key such as (seed, epoch), the same on every machine."""
+    return int(numpy.random.SeedSequence(key).generate_state(1, numpy.uint64)[0])
+
+
+def seed_everything(*key: int) -> None:
+    """Seeds torch, numpy and Python from a key such as (seed, step, rank): equal keys, equal draws."""
+    seed = derived_seed(*key)
+    torch.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+    random.seed(seed)

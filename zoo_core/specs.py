@@ -1,0 +1,214 @@
+"""Frozen descriptions of components. A plugin yields them; nothing here imports torch.
+
+A spec says what a component is called, where its class lives (as an import string, so that listing a
+hundred components imports none of them) and what can be known about it without building it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+Layout = Literal["vector", "grid", "sequence"]
+Support = Literal["real", "codes"]
+
+NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
+TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+LATENTS = frozenset(f"{layout}[{s}]" for layout in get_args(Layout) for s in get_args(Support))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every component says of itself.
+
+    Attributes:
+        name: unique within its plugin, in lower case: ``"beta_tc"``.
+        target: import string of the class or function: ``"zoo_vae.beta_tc:BetaTC"``.
+        summary: one line, for lists.
+
+    Raises:
+        ValueError: a field has the wrong form; the sentence names the field and the form.
+    """
+
+    kind: ClassVar[str]
+    needs_target: ClassVar[bool] = True
+
+    name: str
+    target: str
+    summary: str
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.name, str) and NAME.fullmatch(self.name),
+                f"name {self.name!r}: use lower-case letters and digits, joined by '_' or '-'")
+        require(isinstance(self.target, str)
+                and (TARGET.fullmatch(self.target) or not (self.target or self.needs_target)),
+                f"target {self.target!r} of {self.name!r}: use 'package.module:Name'")
+        require(isinstance(self.summary, str) and self.summary and "\n" not in self.summary,
+                f"summary of {self.name!r}: use one line")
+
+
+def require(condition: object, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def require_latents(spec: Spec, field: str) -> None:
+    value = getattr(spec, field)
+    require(isinstance(value, tuple) and value and LATENTS.issuperset(value),
+            f"{field} of {spec.name!r}: use a tuple out of {', '.join(sorted(LATENTS))}; got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(Spec):
+    """q(z|x). ``emits``: the latents it can produce, e.g. ``("vector[real]", "grid[real]")``."""
+
+    kind: ClassVar[str] = "encoder"
+    emits: tuple[str, ...] = ("vector[real]",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_latents(self, "emits")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorSpec(Spec):
+    """The distribution that an encoder's last layer parameterises; composed with any body."""
+
+    kind: ClassVar[str] = "posterior"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec(Spec):
+    """p(x|z). ``accepts``: the latents it can decode."""
+
+    kind: ClassVar[str] = "decoder"
+    accepts: tuple[str, ...] = ("vector[real]",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_latents(self, "accepts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodSpec(Spec):
+    """The distribution that a decoder's last layer parameterises; composed with any body."""
+
+    kind: ClassVar[str] = "likelihood"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSpec(Spec):
+    """p(z). ``accepts``: the latents it can be a density or a mass function of."""
+
+    kind: ClassVar[str] = "prior"
+    accepts: tuple[str, ...] = ("vector[real]",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_latents(self, "accepts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerSpec(Spec):
+    """Real latents to codes of the same layout. ``accepts``: the latents it can quantize."""
+
+    kind: ClassVar[str] = "quantizer"
+    accepts: tuple[str, ...] = ("vector[real]", "grid[real]", "sequence[real]")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_latents(self, "accepts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec(Spec):
+    """A training objective. ``bound``: whether -loss is a lower bound on log p(x), in nats."""
+
+    kind: ClassVar[str] = "loss"
+    bound: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec(Spec):
+    """A measurement. ``better`` says which direction is; ``unit`` is what the value counts."""
+
+    kind: ClassVar[str] = "metric"
+    better: Literal["lower", "higher"]
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Spec):
+    """A generative model and what it promises.
+
+    Attributes:
+        density: what ``log_prob`` returns: the exact value, a lower bound, or nothing.
+        sampling: all dimensions at once, or one after another.
+        latent: smaller than the data, of the same size, or absent.
+    """
+
+    kind: ClassVar[str] = "model"
+    density: Literal["exact", "bound", "none"]
+    sampling: Literal["parallel", "sequential"]
+    latent: Literal["compressed", "full", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Spec):
+    """A data set; ``target`` is called with the split's name and keyword options."""
+
+    kind: ClassVar[str] = "dataset"
+    splits: tuple[str, ...] = ("train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSpec(Spec):
+    """Published weights of a model.
+
+    Attributes:
+        target: where the copy inside the wheel lies, ``"zoo_vae:checkpoints"``: package and the folder
+            that holds a folder called ``name``. A checkpoint too large for a wheel leaves it empty.
+        hub: its repository on the Hugging Face Hub, ``"latent-zoo/vae-mnist"``.
+        revision: the commit that is downloaded, 40 hex digits; empty while there is none.
+        sha256: of ``model.safetensors``, checked after a download when it is given.
+    """
+
+    kind: ClassVar[str] = "checkpoint"
+    needs_target: ClassVar[bool] = False
+    target: str = ""
+    hub: str
+    revision: str = ""
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub), f"hub {self.hub!r}: use 'organisation/name'")
+        require(re.fullmatch(r"([0-9a-f]{40})?", self.revision),
+                f"revision {self.revision!r}: use a full commit, 40 hex digits")
+        require(re.fullmatch(r"([0-9a-f]{64})?", self.sha256), f"sha256 {self.sha256!r}: use 64 hex digits")
+
+
+ROLES = ("encoder", "quantizer", "decoder", "prior")
+
+
+def latent_mismatch(parts: Mapping[str, Spec]) -> str | None:
+    """Why these parts cannot make a model, from their specs alone; None when they can.
+
+    Args:
+        parts: specs by role, any of ``encoder``, ``quantizer``, ``decoder`` and ``prior``.
+
+    Latents pass from role to role and each narrows what they may be; behind a quantizer the decoder still
+    sees real vectors (the codebook's), the prior sees codes.
+    """
+    latents, so_far = LATENTS, ""
+    for role in filter(parts.__contains__, ROLES):
+        spec = parts[role]
+        if role == "prior" and "quantizer" in parts:
+            latents = frozenset(latent.replace("[real]", "[codes]") for latent in latents)
+        verb = "emits" if isinstance(spec, EncoderSpec) else "accepts"
+        own = frozenset(getattr(spec, verb))
+        sentence = f"{spec.kind} {spec.name!r} {verb} {' or '.join(sorted(own))}"
+        if not latents & own:
+            return f"{so_far}, but {sentence}"
+        latents, so_far = latents & own, sentence
+    return None

@@ -1,0 +1,78 @@
+"""What a run tells: a line of JSON for every report, a bar for a person, plain lines for a file."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class RunLog:
+    """Reports of the main process; all other processes are silent.
+
+    Args:
+        path: the file of JSON lines, ``log.jsonl``; lines after ``start`` are of a life that was lost.
+    """
+
+    def __init__(self, path: Path, *, steps: int, start: int, main: bool) -> None:
+        self.path, self.main, self.step = path, main, start
+        self.console = Console(stderr=True, quiet=not main)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[report]}"),
+            console=self.console,
+            disable=not (main and sys.stderr.isatty()),
+        )
+        self.task = self.bar.add_task("training", total=steps, completed=start, report="")
+        self.clock, self.clocked = time.perf_counter(), start
+        if main:
+            _forget_after(path, start)
+
+    def __enter__(self) -> "RunLog":
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        self.step = step
+        if not self.bar.disable:
+            self.bar.update(self.task, completed=step)
+
+    def steps_per_second(self) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        rate = (self.step - self.clocked) / max(now - self.clock, 1e-9)
+        self.clock, self.clocked = now, self.step
+        return rate
+
+    def report(self, event: str, values: Mapping[str, Any]) -> None:
+        """One line of the log, and its numbers for a person."""
+        if not self.main:
+            return
+        line = {"event": event, "step": self.step, **values}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        told = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
+        if self.bar.disable:
+            self.console.print(f"{event} {self.step}  {told}", highlight=False, soft_wrap=True)
+        elif event == "train":
+            self.bar.update(self.task, report=told)
+        else:
+            self.bar.print(f"{event} {self.step}  {told}")
+
+
+def _forget_after(path: Path, step: int) -> None:
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        path.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,228 @@
+"""A recipe: everything a run depends on, as one file of dictionaries."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from zoo_core.arguments import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+    join,
+    parameters,
+    shown,
+    unknown_arguments,
+)
+from zoo_core.config import check
+from zoo_core.errors import ConfigError, UnknownComponent
+from zoo_core.host import PluginHost, default_host
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where examples come from.
+
+    Attributes:
+        name: a registered data set, a folder, or a Hub id: what ``zoo_core.data.load`` takes.
+        split, held_out: the splits for training and for evaluation.
+        options: passed to the data set.
+        preprocessing: arguments of ``zoo_core.data.Preprocessing``.
+    """
+
+    name: str
+    split: str = "train"
+    held_out: str = "test"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How weights are fitted.
+
+    Attributes:
+        steps: optimiser steps; or ``epochs`` instead, passes over the data.
+        batch: examples per step, over all processes together.
+        lr, schedule, warmup: peak learning rate, how it falls, and over how many steps it rises.
+        clip: largest norm of the gradient; None leaves it.
+        precision: ``bf16`` runs the model under autocast; log-probabilities stay in float32.
+        log_every, evaluate_every, save_every: in steps; 0 means only at the end.
+        keep: how many checkpoints stay.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    batch: PositiveInt = 128
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: PositiveFloat = 1e-3
+    betas: Sequence[float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    schedule: Literal["constant", "cosine", "burda"] = "constant"
+    warmup: NonNegativeInt = 0
+    clip: PositiveFloat | None = None
+    precision: Literal["no", "bf16"] = "no"
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 100
+    evaluate_every: NonNegativeInt = 0
+    save_every: NonNegativeInt = 1000
+    keep: PositiveInt = 2
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError("steps: give either 'steps' or 'epochs'")
+
+    def steps_over(self, examples: int) -> int:
+        """The number of steps on a data set of that size."""
+        return self.steps or max(1, round((self.epochs or 0) * (examples // self.batch)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is measured on the held-out split when training ends, and, if asked for, on the way.
+
+    Attributes:
+        metrics: configs of metrics, for the end; on the way the loss's own terms are reported.
+        batch: examples at a time.
+        examples: how many of the split; None for all.
+    """
+
+    metrics: Sequence[Any] = ()
+    batch: PositiveInt = 100
+    examples: PositiveInt | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run: ``model`` and ``loss`` are configs; ``summary`` is one line for lists and cards."""
+
+    name: str
+    summary: str = ""
+    model: Mapping[str, Any]
+    loss: Any
+    data: Data
+    training: Training
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON knows it; ``parse_recipe`` takes it back."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+def read_recipe(source: str | Path, overrides: Sequence[str] = (), *, host: PluginHost | None = None) -> Recipe:
+    """A recipe from a YAML file or, by name, from an installed plugin.
+
+    Args:
+        overrides: ``training.lr=3e-4``, ``model.encoder.channels=[64,128]``: YAML values at dotted paths.
+
+    Raises:
+        ConfigError: it is not YAML, or a field is unknown, missing or wrong; starts with its path.
+        UnknownComponent: there is no such file or recipe, or a component in it does not exist.
+    """
+    host = host or default_host()
+    path = find_recipe(source, host)
+    content = _yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping, this is {shown(content)}")
+    content.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(content, override)
+    return parse_recipe(content, host=host)
+
+
+def parse_recipe(content: Mapping[str, Any], *, host: PluginHost | None = None) -> Recipe:
+    """A recipe from its dictionary, with every config in it checked. Raises like ``read_recipe``."""
+    sections = {"data": Data, "training": Training, "evaluation": Evaluation}
+    content = dict(content)
+    for key, section in sections.items():
+        if key in content:
+            content[key] = _parsed(section, content[key], key)
+    recipe = _parsed(Recipe, content, "")
+    check(recipe.model, "model", path="model", host=host)
+    check(recipe.loss, "loss", path="loss", host=host)
+    for i, metric in enumerate(recipe.evaluation.metrics):
+        check(metric, "metric", path=f"evaluation.metrics[{i}]", host=host)
+    return recipe
+
+
+def find_recipe(source: str | Path, host: PluginHost) -> Path:
+    """The file of that name, or the recipe of that name in an installed plugin."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if path.is_file():
+            return path
+        raise UnknownComponent(f"no recipe file {str(source)!r}")
+    recipes = installed_recipes(host)
+    full = [r for r in recipes if str(source) in (r, r.partition("/")[2])]
+    if len(full) == 1:
+        return recipes[full[0]]
+    problem = f"more than one: {', '.join(full)}" if full else f"there are: {', '.join(recipes) or 'none'}"
+    raise UnknownComponent(f"no recipe {str(source)!r}; {problem}")
+
+
+def installed_recipes(host: PluginHost) -> dict[str, Path]:
+    """``plugin/name`` → file, for the folder ``recipes`` in each active plugin's package."""
+    found = {}
+    for plugin in host.plugins.values():
+        folder = Path(str(files(plugin.package))) / "recipes" if plugin.package else Path()
+        if plugin.state == "active" and plugin.package and folder.is_dir():
+            found.update({f"{plugin.name}/{path.stem}": path for path in sorted(folder.glob("*.yaml"))})
+    return found
+
+
+def _parsed(section: type[Section], content: Any, path: str) -> Section:
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path or 'recipe'}: must be a mapping, got {shown(content)}")
+    known = parameters(section)
+    unknown_arguments([str(key) for key in content], list(known), path)
+    missing = [name for name, p in known.items() if p.required and name not in content]
+    if missing:
+        raise ConfigError(f"{join(path, missing[0])}: is required")
+    values = {k: checked(v, known[k].annotation, join(path, k)) for k, v in content.items()}
+    try:
+        return section(**values)
+    except ConfigError as error:
+        raise ConfigError(join(path, str(error))) from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: use key=value, such as training.lr=0.001")
+    *parents, last = key.split(".")
+    place = content
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if isinstance(inner, str):  # a component written as its name alone
+            inner = place[parent] = {"type": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is no mapping")
+        place = inner
+    place[last] = _yaml(text, f"--set {override}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a string; everybody means the number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None
