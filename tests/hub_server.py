@@ -263,10 +263,7 @@ def describe_tree(files: Files) -> dict[str, Json]:
 
 def describe_refs(repository: Repository, folder: str) -> list[Json]:
     refs = repository.refs_under(folder).items()
-    return [
-        {"name": ref.removeprefix(folder), "ref": ref, "targetCommit": commit.oid}
-        for ref, commit in refs
-    ]
+    return [{"name": ref.removeprefix(folder), "ref": ref, "targetCommit": commit.oid} for ref, commit in refs]
 
 
 def describe_commit(commit: Commit, user: str) -> Json:
@@ -555,9 +552,7 @@ class Hub:
         return as_json([only(fields, info) for info in found[:limit]])
 
     @route("GET", f"{API}(?:/revision/{REVISION})?")
-    def repository_info(
-        self, request: Request, repository: Repository, revision: str = "main"
-    ) -> Response:
+    def repository_info(self, request: Request, repository: Repository, revision: str = "main") -> Response:
         blobs = "blobs" in request.query
         info = describe_repository(repository, repository.at(revision), blobs)
         fields = listed_fields(request.query) if "expand" in request.query else info
@@ -632,9 +627,7 @@ class Hub:
             raise not_found("RevisionNotFound", f"{name} is not a branch")
         return ref
 
-    def _next_commit(
-        self, repository: Repository, ref: str, header: Json, operations: list[Json]
-    ) -> Commit:
+    def _next_commit(self, repository: Repository, ref: str, header: Json, operations: list[Json]) -> Commit:
         parent = repository.refs[ref]
         files = dict(parent.files)
         for operation in operations:
@@ -645,9 +638,7 @@ class Hub:
         url = f"{request.origin}/{repository.path}/commit/{commit.oid}"
         return {"commitOid": commit.oid, "commitUrl": url}
 
-    def _open_pull_request(
-        self, request: Request, repository: Repository, commit: Commit
-    ) -> Response:
+    def _open_pull_request(self, request: Request, repository: Repository, commit: Commit) -> Response:
         number = len(repository.refs_under("refs/pr/")) + 1
         repository.advance(f"refs/pr/{number}", commit)
         url = f"{request.origin}/{repository.path}/discussions/{number}"
@@ -656,9 +647,7 @@ class Hub:
     # Reading: files, trees, history.
 
     @route("GET", f"{PAGES}/resolve/{REVISION}/(?P<path>.+)")
-    def resolve(
-        self, request: Request, repository: Repository, revision: str, path: str
-    ) -> Response:
+    def resolve(self, request: Request, repository: Repository, revision: str, path: str) -> Response:
         commit = repository.at(revision)
         blob = commit.files.get(path)
         if blob is None:
@@ -670,9 +659,7 @@ class Hub:
         return replace(answer, headers={**headers, **answer.headers})
 
     @route("GET", f"{API}/tree/{REVISION}(?:/(?P<path>.+))?")
-    def tree(
-        self, request: Request, repository: Repository, revision: str, path: str = "."
-    ) -> Response:
+    def tree(self, request: Request, repository: Repository, revision: str, path: str = ".") -> Response:
         commit = repository.at(revision)
         entries = describe_tree(commit.files)
         if path != "." and entries.get(path, {}).get("type") != "directory":
@@ -872,9 +859,7 @@ class HubServer:
     which they were asked for, each to the requests that match it.
     """
 
-    def __init__(
-        self, *, user: str = "tester", token: str = "hf_tester", lfs_threshold: int = 4096
-    ) -> None:
+    def __init__(self, *, user: str = "tester", token: str = "hf_tester", lfs_threshold: int = 4096) -> None:
         self.hub = Hub(user, token, lfs_threshold)
         self.token = token
         self.requests: list[Seen] = []

@@ -110,9 +110,7 @@ def test_the_token_decides_who_one_is(server: HubServer, api: HfApi) -> None:
     assert refusal.value.response.status_code == 401
 
 
-def test_a_bad_token_is_refused_even_for_public_files(
-    server: HubServer, api: HfApi, cache: Path
-) -> None:
+def test_a_bad_token_is_refused_even_for_public_files(server: HubServer, api: HfApi, cache: Path) -> None:
     push(api, FILES)
     with pytest.raises(HfHubHTTPError, match="Invalid credentials") as refusal:
         fetch(HfApi(endpoint=server.url, token="hf_wrong"), cache)
@@ -131,9 +129,7 @@ def test_strangers_read_what_is_public_and_write_nothing(
     assert stored(server) == FILES
 
 
-def test_a_private_repository_is_missing_to_strangers(
-    api: HfApi, stranger: HfApi, cache: Path, tmp_path: Path
-) -> None:
+def test_a_private_repository_is_missing_to_strangers(api: HfApi, stranger: HfApi, cache: Path, tmp_path: Path) -> None:
     api.create_repo(REPO, private=True)
     push(api, FILES)
     assert api.model_info(REPO).private
@@ -210,9 +206,7 @@ def test_a_listing_tells_as_little_as_the_real_one(api: HfApi) -> None:
 # Uploads
 
 
-def test_small_files_travel_in_the_commit_and_large_ones_apart(
-    server: HubServer, api: HfApi, tmp_path: Path
-) -> None:
+def test_small_files_travel_in_the_commit_and_large_ones_apart(server: HubServer, api: HfApi, tmp_path: Path) -> None:
     for path, content in FILES.items():
         (tmp_path / path).write_bytes(content)
     api.create_repo(REPO)
@@ -248,8 +242,7 @@ def test_git_holds_a_pointer_to_a_large_file(api: HfApi) -> None:
     push(api, FILES)
     described: Any = api.get_paths_info(REPO, "model.safetensors")
     pointer = (
-        "version https://git-lfs.github.com/spec/v1\n"
-        f"oid sha256:{sha256(WEIGHTS)}\nsize {len(WEIGHTS)}\n"
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(WEIGHTS)}\nsize {len(WEIGHTS)}\n"
     ).encode()
     (weights,) = described
     assert (weights.blob_id, weights.lfs.pointer_size) == (git_oid(pointer), len(pointer))
@@ -344,16 +337,15 @@ def test_metadata_are_those_of_git_and_lfs(server: HubServer, api: HfApi) -> Non
     commit = push(api, FILES)
 
     def metadata(path: str) -> tuple[str | None, str | None, int | None]:
-        found = get_hf_file_metadata(hf_hub_url(REPO, path, endpoint=server.url))
+        url = hf_hub_url(REPO, path, endpoint=server.url)
+        found = get_hf_file_metadata(url, token=server.token)
         return found.commit_hash, found.etag, found.size
 
     assert metadata("config.json") == (commit.oid, git_oid(CONFIG), len(CONFIG))
     assert metadata("model.safetensors") == (commit.oid, sha256(WEIGHTS), len(WEIGHTS))
 
 
-def test_a_branch_a_tag_and_a_commit_pin_a_revision(
-    server: HubServer, api: HfApi, cache: Path
-) -> None:
+def test_a_branch_a_tag_and_a_commit_pin_a_revision(server: HubServer, api: HfApi, cache: Path) -> None:
     first = push(api, FILES)
     api.create_tag(REPO, tag="v1.0")
     api.create_branch(REPO, branch="side/line")
@@ -445,9 +437,7 @@ def test_threads_download_at_once(server: HubServer, api: HfApi, tmp_path: Path)
     assert server.count(DOWNLOAD + ".*bin") == 4 * len(files)
 
 
-def test_threads_that_share_a_cache_download_once(
-    server: HubServer, api: HfApi, cache: Path
-) -> None:
+def test_threads_that_share_a_cache_download_once(server: HubServer, api: HfApi, cache: Path) -> None:
     push(api, FILES)
     with ThreadPoolExecutor(6) as threads:
         assert list(threads.map(lambda _: fetch(api, cache), range(6))) == [WEIGHTS] * 6
@@ -525,9 +515,7 @@ def test_paths_are_described_and_missing_ones_left_out(api: HfApi, stranger: HfA
 # Faults
 
 
-def test_a_broken_download_resumes_where_the_last_chunk_ended(
-    server: HubServer, api: HfApi, cache: Path
-) -> None:
+def test_a_broken_download_resumes_where_the_last_chunk_ended(server: HubServer, api: HfApi, cache: Path) -> None:
     content = random.Random(2).randbytes(CHUNK + 1000)
     push(api, {"model.safetensors": content})
     server.cut_next("model.safetensors", after=CHUNK + 500)
@@ -544,9 +532,7 @@ def test_a_cut_closes_the_connection(server: HubServer, api: HfApi) -> None:
         get_session().get(url, timeout=5)
 
 
-def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(
-    server: HubServer, api: HfApi, cache: Path
-) -> None:
+def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(server: HubServer, api: HfApi, cache: Path) -> None:
     push(api, FILES)
     server.cut_next("model.safetensors", after=5000)
     server.fail_next(DOWNLOAD + ".*safetensors")
@@ -556,9 +542,7 @@ def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(
     assert fetch(api, cache) == WEIGHTS
 
 
-def test_a_failure_happens_as_often_as_asked_and_only_to_matches(
-    server: HubServer, api: HfApi
-) -> None:
+def test_a_failure_happens_as_often_as_asked_and_only_to_matches(server: HubServer, api: HfApi) -> None:
     push(api, FILES)
     server.fail_next(f"GET /api/models/{REPO}$", status=500, times=2)
     assert api.list_repo_refs(REPO).branches
@@ -608,9 +592,7 @@ def test_a_commit_of_a_large_file_that_never_came_is_refused(server: HubServer, 
     assert (answer.status_code, stored(server)) == (400, {})
 
 
-def test_a_request_that_ends_halfway_is_not_taken_for_a_whole_one(
-    server: HubServer, api: HfApi
-) -> None:
+def test_a_request_that_ends_halfway_is_not_taken_for_a_whole_one(server: HubServer, api: HfApi) -> None:
     api.create_repo(REPO)
     # Taken alone, this line is a valid commit without changes.
     arrived = b'{"key": "header", "value": {"summary": "Half"}}'
@@ -651,9 +633,7 @@ def test_an_outage_comes_before_other_faults_and_leaves_them(server: HubServer, 
     assert api.model_info(REPO).id == REPO
 
 
-def test_an_outage_is_seen_in_the_log_but_a_refusal_is_not(
-    server: HubServer, api: HfApi, cache: Path
-) -> None:
+def test_an_outage_is_seen_in_the_log_but_a_refusal_is_not(server: HubServer, api: HfApi, cache: Path) -> None:
     push(api, FILES)
     fetch(api, cache)
     head = ("HEAD", f"/{REPO}/resolve/main/model.safetensors", None)
@@ -678,9 +658,7 @@ upload_file(path_or_fileobj=bytes(5000), path_in_repo="zeros", repo_id="{REPO}")
 """
 
 
-def test_the_environment_leads_a_subprocess_here(
-    server: HubServer, api: HfApi, tmp_path: Path
-) -> None:
+def test_the_environment_leads_a_subprocess_here(server: HubServer, api: HfApi, tmp_path: Path) -> None:
     push(api, FILES)
     environment = {**os.environ, **server.environment(tmp_path)}
     command = [sys.executable, "-c", DOWNLOAD_AND_NAME]

@@ -8,6 +8,7 @@ got -3``, before anything is allocated.
 import functools
 import inspect
 import math
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,11 +55,17 @@ class Parameter:
         """The component contracts that the annotation admits, also inside a sequence."""
         return tuple(t for t in _leaves(self.annotation) if isinstance(t, type) and hasattr(t, "kind"))
 
+    def admits_list(self, listed: bool) -> bool:
+        """Whether the annotation admits a list, or with False something other than a list."""
+        union = get_origin(self.annotation) in (Union, types.UnionType)
+        options = get_args(self.annotation) if union else (self.annotation,)
+        return any(_is_sequence(option) is listed for option in options if option is not type(None))
+
 
 @functools.cache
 def parameters(call: Callable[..., Any]) -> Mapping[str, Parameter]:
     """The parameters of a class's constructor, or of a function, by name and in order."""
-    hints = get_type_hints(call.__init__ if isinstance(call, type) else call, include_extras=True)
+    hints = get_type_hints(_function(call), include_extras=True)
     return {
         p.name: Parameter(p.name, hints.get(p.name, Any), p.default)
         for p in signature(call).parameters.values()
@@ -71,8 +78,12 @@ def signature(call: Callable[..., Any]) -> inspect.Signature:
     """Like ``inspect.signature``, which for a class with a metaclass shows the metaclass's call."""
     if not isinstance(call, type):
         return inspect.signature(call)
-    _, *own = inspect.signature(call.__init__).parameters.values()
+    _, *own = inspect.signature(_function(call)).parameters.values()
     return inspect.Signature(own)
+
+
+def _function(call: Callable[..., Any]) -> Callable[..., Any]:
+    return call.__init__ if isinstance(call, type) else call  # type: ignore[misc]
 
 
 def checked(value: Any, annotation: Any, path: str) -> Any:
@@ -89,7 +100,9 @@ def checked(value: Any, annotation: Any, path: str) -> Any:
     if _is_sequence(annotation):
         return _checked_sequence(value, annotation, path)
     if origin is Literal:
-        return _accept(any(value is a or value == a for a in get_args(annotation)), value, annotation, path)
+        # Equality alone would take True for 1.
+        same = (value == a and type(value) is type(a) for a in get_args(annotation))
+        return _accept(any(same), value, annotation, path)
     if annotation is float:
         return float(_accept(_is_number(value), value, annotation, path))
     if annotation is int:
@@ -125,9 +138,16 @@ def phrase(annotation: Any) -> str:
         return " or ".join(phrase(a) for a in args)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
+    if _is_tuple_of_places(annotation):
+        return f"a list of {len(args)}: {', '.join(map(phrase, args))}"
     if _is_sequence(annotation):
         return f"a list, each item {phrase(args[0])}" if args else "a list"
-    words = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
+    words = {
+        int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null",
+        Any: "anything",
+    }  # fmt: skip
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a mapping"
     return words.get(annotation) or _article(getattr(annotation, "kind", None) or _name(annotation))
 
 
@@ -147,18 +167,19 @@ def _accept(condition: bool, value: Any, annotation: Any, path: str) -> Any:
 
 def shown(value: Any) -> str:
     """A value as an error shows it: quoted, and never longer than a line."""
-    text = repr(value)
+    text = repr(value).replace("\n", " ")
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _checked_bounds(value: Any, annotation: Any, path: str) -> Any:
     inner, *extras = get_args(annotation)
     try:
-        value = checked(value, inner, path)
-    except ConfigError:
-        _accept(False, value, annotation, path)
-    _accept(all(b.admit(value) for b in extras if isinstance(b, Bounds)), value, annotation, path)
-    return value
+        seen = checked(value, inner, path)
+    except ConfigError as error:
+        _accept(not _is_about(error, path), value, annotation, path)
+        raise
+    _accept(all(b.admit(seen) for b in extras if isinstance(b, Bounds)), value, annotation, path)
+    return seen
 
 
 def _checked_union(value: Any, annotation: Any, path: str) -> Any:
@@ -168,15 +189,34 @@ def _checked_union(value: Any, annotation: Any, path: str) -> Any:
             return checked(value, option, path)
         except ConfigError as error:
             failures.append(error)
-    # An error inside a list is nearer the culprit than one about the union as a whole.
-    inner = [f for f in failures if not str(f).startswith(f"{path}:")]
-    raise inner[0] if inner else ConfigError(f"{path}: must be {phrase(annotation)}, got {shown(value)}")
+    # The error deepest inside a list is nearer the culprit than one about the union as a whole.
+    inner = [f for f in failures if not _is_about(f, path)]
+    _accept(bool(inner), value, annotation, path)
+    raise max(inner, key=lambda f: str(f).partition(": ")[0].count("["))
+
+
+def _is_about(error: ConfigError, path: str) -> bool:
+    """Whether an error is about the value at this path, rather than about one inside it."""
+    return str(error).startswith(f"{path}:")
 
 
 def _checked_sequence(value: Any, annotation: Any, path: str) -> tuple[Any, ...]:
-    _accept(isinstance(value, Sequence) and not isinstance(value, str), value, annotation, path)
-    item = (get_args(annotation) or (Any,))[0]
-    return tuple(checked(v, item, f"{path}[{i}]") for i, v in enumerate(value))
+    _accept(is_list(value), value, annotation, path)
+    items = get_args(annotation) or (Any,)
+    if not _is_tuple_of_places(annotation):
+        items = items[:1] * len(value)
+    _accept(len(items) == len(value), value, annotation, path)
+    return tuple(checked(v, item, f"{path}[{i}]") for i, (v, item) in enumerate(zip(value, items, strict=True)))
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is what JSON calls a list; text is not, although it is a sequence."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
+
+
+def _is_tuple_of_places(annotation: Any) -> bool:
+    """``tuple[int, str]``, which has an item of its own for each place; not ``tuple[int, ...]``."""
+    return get_origin(annotation) is tuple and Ellipsis not in get_args(annotation)
 
 
 def _is_sequence(annotation: Any) -> bool:
@@ -185,7 +225,8 @@ def _is_sequence(annotation: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Neither nan, nor infinite, nor an integer that no float can hold.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _leaves(annotation: Any) -> list[Any]:

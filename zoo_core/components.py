@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from zoo_core import arguments
 from zoo_core.data import Preprocessing
+from zoo_core.distributions import require_density
 from zoo_core.errors import ConfigError
 from zoo_core.randomness import drawing_from
 
@@ -32,15 +33,16 @@ class ComponentMeta(abc.ABCMeta):
             bound.arguments[name] = arguments.checked(bound.arguments[name], parameter.annotation, path)
         component = super().__call__(*bound.args, **bound.kwargs)
         component.arguments = {
-            name: value for name, value in bound.arguments.items() if not cls.has_part(component, name)
+            name: value for name, value in bound.arguments.items() if not cls.has_part(component, name, value)
         }
         return component
 
-    def has_part(cls, component: "Component", name: str) -> bool:
+    def has_part(cls, component: "Component", name: str, value: Any) -> bool:
         """Whether the argument ``name`` is itself a component, kept as the attribute of that name."""
         if not arguments.parameters(cls)[name].component_types():
             return False
-        if not isinstance(getattr(component, name, None), (nn.Module, type(None))):
+        kept = getattr(component, name, None)
+        if not isinstance(kept, nn.Module) and (kept is not None or value is not None):
             raise TypeError(f"{cls.__name__} must keep its argument {name!r} as the attribute self.{name}")
         return True
 
@@ -205,11 +207,13 @@ class LatentVariableModel(GenerativeModel):
 
     def encode(self, x: Tensor) -> Tensor:
         """The mean of q(z|x), (B, *latent_shape)."""
-        return self.encoder(x).mean
+        mean: Tensor = self.encoder(x).mean
+        return mean
 
     def decode(self, z: Tensor) -> Tensor:
         """The mean of p(x|z), (*, *data_shape), in [0, 1] for images."""
-        return self.decoder(z).mean.clamp(0, 1)
+        mean: Tensor = self.decoder(z).mean
+        return mean.clamp(0, 1)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x|z) at the mean of q(z|x), (B, *data_shape)."""
@@ -228,6 +232,9 @@ class LatentVariableModel(GenerativeModel):
         Args:
             samples: K; 1 is the ELBO, and the bound rises with K.
             chunk: how many of the K are decoded at a time.
+
+        Raises:
+            ConfigError: q(z|x) is a Dirac, which has no density.
         """
         q = self.encoder(x)
         counts = [min(chunk, samples - k) for k in range(0, samples, chunk)]
@@ -237,8 +244,10 @@ class LatentVariableModel(GenerativeModel):
 
     def log_weights(self, x: Tensor, q: Distribution, k: int) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x) for k draws z ~ q(z|x), (k, B)."""
+        require_density(q, "log p(x, z) / q(z|x)")
         z = q.rsample((k,))
-        return self.decoder(z).log_prob(x) + self.prior().log_prob(z) - q.log_prob(z)
+        log_p_xz: Tensor = self.decoder(z).log_prob(x) + self.prior().log_prob(z)
+        return log_p_xz - q.log_prob(z)
 
 
 def agree(shape: str, **parts: Component) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from zoo_core import components
-from zoo_core.arguments import Parameter, checked, join, parameters, shown, unknown_arguments
+from zoo_core.arguments import Parameter, checked, is_list, join, parameters, phrase, shown, unknown_arguments
 from zoo_core.components import Component
 from zoo_core.errors import ConfigError
 from zoo_core.host import PluginHost, Registration, default_host
@@ -112,7 +112,9 @@ def _planned_argument(value: Any, parameter: Parameter, path: str, host: PluginH
     kinds = [t.kind for t in parameter.component_types() if issubclass(t, Component)]
     if not kinds or value is None:
         return checked(value, parameter.annotation, path)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if not parameter.admits_list(is_list(value)):
+        raise ConfigError(f"{path}: must be {phrase(parameter.annotation)}, got {shown(value)}")
+    if is_list(value):
         return tuple(_planned(v, kinds, f"{path}[{i}]", host) for i, v in enumerate(value))
     return _planned(value, kinds, path, host)
 
@@ -143,7 +145,14 @@ def _constructed(plan: _Plan, shapes: dict[str, Any], path: str) -> Any:
     try:
         return plan.target(**arguments)
     except ConfigError as error:
-        raise ConfigError(f"{_at(path)}{error}") from None
+        raise ConfigError(_placed(str(error), plan.target, path)) from None
+
+
+def _placed(sentence: str, target: type, path: str) -> str:
+    """A constructor's complaint with its path in the config: ``channels: …`` becomes ``encoder.channels: …``."""
+    sentence = sentence.removeprefix(f"{target.__name__}.")
+    own = sentence.startswith(tuple(name + end for name in parameters(target) for end in ":["))
+    return join(path, sentence) if own else f"{_at(path)}{sentence}"
 
 
 def _part(plan: _Plan, shapes: dict[str, Any], path: str) -> Any:
@@ -160,7 +169,7 @@ def _map_parts(value: Any, part_type: type, function: Any) -> Any:
     """Applies ``function`` to a part, or to each of a sequence of parts; other values stay."""
     if isinstance(value, part_type):
         return function(value)
-    if isinstance(value, (tuple, nn.ModuleList)) and any(isinstance(v, part_type) for v in value):
+    if isinstance(value, nn.ModuleList) or (isinstance(value, tuple) and any(isinstance(v, part_type) for v in value)):
         return [function(v) for v in value]
     return value
 

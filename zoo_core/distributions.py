@@ -23,6 +23,8 @@ from torch.distributions import (
     register_kl,
 )
 
+from zoo_core.errors import ConfigError
+
 __all__ = [
     "CodeGrid",
     "Dirac",
@@ -186,8 +188,7 @@ class LogitLaplace(Distribution):
         """J(mu) = int_0^1 (v / (1 + e^mu (1-v)))^(1/b) dv, one node at a time to save memory."""
         J = torch.zeros_like(mu)
         for log_v, log_1_v, weight in _tanh_sinh():
-            # F.softplus turns linear at 20, which costs 2e-9; -logsigmoid(-x) is exact.
-            J = J + weight * ((log_v + F.logsigmoid(-mu - log_1_v)) / self.b).exp()
+            J = J + weight * ((log_v - F.softplus(mu + log_1_v)) / self.b).exp()
         return J
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -210,9 +211,7 @@ class LogitLaplace(Distribution):
         finfo = torch.finfo(x.dtype)
         return x.clamp(finfo.tiny, 1 - finfo.eps / 2)
 
-    def expand(
-        self, batch_shape: Sequence[int], _instance: Distribution | None = None
-    ) -> LogitLaplace:
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> LogitLaplace:
         mu, log_b = self.mu.expand(*batch_shape), self.log_b.expand(*batch_shape)
         return _with_batch(self, batch_shape, mu=mu, log_b=log_b)
 
@@ -250,7 +249,7 @@ class DiscretizedLogisticMixture(Distribution):
             raise ValueError(f"levels must be at least 2, got {levels}")
         log_s = log_s.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
         self.logits, self.mu, self.log_s = _broadcast(logits, mu, log_s)
-        _check_event_dim(event_dim, mu.dim() - 1, "mu with its K components")
+        _check_event_dim(event_dim, self.mu.dim() - 1, "mu with its K components")
         self.levels = levels
         shape, k = self.mu.shape, self.mu.dim() - event_dim - 1
         super().__init__(shape[:k], shape[k + 1 :], validate_args)
@@ -315,9 +314,7 @@ class DiscretizedLogisticMixture(Distribution):
         inner = torch.where(i < L - 1, log_cdf + log_survival + log_width, log_survival)
         return torch.where(i > 0, inner, log_cdf)
 
-    def expand(
-        self, batch_shape: Sequence[int], _instance: Distribution | None = None
-    ) -> DiscretizedLogisticMixture:
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> DiscretizedLogisticMixture:
         shape = (*batch_shape, *self.mu.shape[self._k :])
         logits, mu, log_s = (x.expand(shape) for x in (self.logits, self.mu, self.log_s))
         return _with_batch(self, batch_shape, logits=logits, mu=mu, log_s=log_s)
@@ -325,7 +322,7 @@ class DiscretizedLogisticMixture(Distribution):
 
 def _logistic_noise(like: Tensor) -> Tensor:
     """log E1 - log E2 for unit exponentials E is Logistic(0, 1), with both tails in full."""
-    E = like.new_empty(2, *like.shape).exponential_().clamp_min(torch.finfo(like.dtype).tiny)
+    E = like.new_empty(2, *like.shape).exponential_()
     return E[0].log() - E[1].log()
 
 
@@ -376,9 +373,7 @@ class CodeGrid(Independent):  # type: ignore[type-arg]
 
     @property
     def mean(self) -> Tensor:
-        raise NotImplementedError(
-            "codes are labels without a mean: use mode, or average codebook vectors with probs"
-        )
+        raise NotImplementedError("codes are labels without a mean: use mode, or average codebook vectors with probs")
 
     @property
     def variance(self) -> Tensor:
@@ -398,7 +393,8 @@ def kl(q: Distribution, p: Distribution, z: Tensor | None = None) -> Tensor:
     otherwise estimated as log q(z) - log p(z) at the z given, a sample of q of shape
     (*sample, *batch, *event): one unbiased estimate for each sample, negative at times.
 
-    Raises ValueError where the event shapes differ, where an estimate needs z, and for a Dirac q.
+    Raises ValueError where the event shapes differ or an estimate needs z, and for a Dirac q its
+    subclass ConfigError.
     """
     _check_pair(q, p)
     closed = _closed_form(q, p)
@@ -420,12 +416,12 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Tensor:
     """KL(q_j || p_j) in nats for each j of the event, of shape (*batch, *event): its sum is kl().
 
     For q = prod_j q_j and p = prod_j p_j: Independent of one-dimensional factors, or a CodeGrid.
-    Raises ValueError where a factor has several dimensions or no closed form, and as kl() does.
+    Raises ConfigError where a factor has several dimensions or no closed form, and as kl() does.
     """
     _check_pair(q, p)
     closed = _closed_form(q, p)
     if closed is None or _factors(q)[0].event_shape or _factors(p)[0].event_shape:
-        raise ValueError(
+        raise ConfigError(
             f"{_name(q, p)} does not split into dimensions: it takes Independent factors "
             "of one dimension with a closed form, such as Independent(Normal(mu, sigma), 1)"
         )
@@ -459,13 +455,21 @@ def _expanded(d: Distribution, batch_shape: torch.Size) -> Distribution:
     return d if d.batch_shape == batch_shape else d.expand(batch_shape)
 
 
-def _check_pair(q: Distribution, p: Distribution) -> None:
+def require_density(q: Distribution, what: str) -> None:
+    """Refuses a Dirac, whose log q(z) cannot be set against a log p(z).
+
+    Raises ConfigError: `what` does not exist, and what to use instead.
+    """
     if isinstance(_factors(q)[0], Dirac):
-        raise ValueError(
-            f"{_name(q, p)} does not exist: a Dirac has no density with respect to p. Use a loss "
+        raise ConfigError(
+            f"{what} does not exist: a Dirac has no density with respect to p. Use a loss "
             "without a KL term (plain, denoising, contractive or sparse reconstruction), "
             "or an encoder whose q(z|x) has a width, such as a Gaussian"
         )
+
+
+def _check_pair(q: Distribution, p: Distribution) -> None:
+    require_density(q, _name(q, p))
     if q.event_shape != p.event_shape:
         shapes = f"event shape {tuple(q.event_shape)} against {tuple(p.event_shape)}"
         raise ValueError(f"{_name(q, p)}: {shapes}; give both the same latent shape")

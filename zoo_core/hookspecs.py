@@ -23,6 +23,7 @@ from zoo_core.specs import (
     PosteriorSpec,
     PriorSpec,
     QuantizerSpec,
+    Spec,
 )
 
 GROUP = "zoo_core"
@@ -139,7 +140,7 @@ class ZooHooks:
 
 
 # What each hook may yield: the host refuses anything else, with the name of the plugin that did it.
-YIELDS: dict[str, tuple[type, ...]] = {
+YIELDS: dict[str, tuple[type[Spec], ...]] = {
     "zoo_encoders": (EncoderSpec, PosteriorSpec),
     "zoo_decoders": (DecoderSpec, LikelihoodSpec),
     "zoo_priors": (PriorSpec,),

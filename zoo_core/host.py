@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import Distribution, EntryPoint, entry_points, version
@@ -72,6 +72,10 @@ class Plugin:
         origin = f" ({self.distribution} {self.version})" if self.distribution else ""
         return f"plugin {self.name!r}{origin}"
 
+    @property
+    def owns_its_name(self) -> bool:
+        return self.name == owned_name(self.distribution)
+
 
 class PluginHost:
     """The plugins of this process and what they offer.
@@ -104,6 +108,7 @@ class PluginHost:
             raise PluginError(f"there is a plugin {name!r} already: {self.plugins[name]}")
         found = Plugin(name)
         try:
+            _check_name(name)
             found.specs = collect(plugin, name)
         except Exception as error:
             raise PluginError(f"plugin {name!r} is broken: {one_line(error)}") from error
@@ -130,7 +135,7 @@ class PluginHost:
             names = ", ".join(f"{r.full_name} ({r.spec.kind})" for r in matches)
             raise UnknownComponent(f"{name!r} names more than one {what}: {names}; use the full name")
         self._explain_absence(name)
-        raise UnknownComponent(f"no {what} {name!r}{self._suggestion(name, offered)}")
+        raise UnknownComponent(f"no {what} {name!r}{self._suggestion(name, offered)}{self._not_loaded()}")
 
     def load(self, registration: Registration) -> Any:
         """Imports what a registration's target names.
@@ -155,18 +160,20 @@ class PluginHost:
     def _discover(self, entry_point: EntryPoint) -> None:
         dist = entry_point.dist
         assert dist is not None  # entry_points() reads them from distributions
-        plugin = Plugin(entry_point.name, dist.name, dist.version, package=entry_point.module.partition(".")[0])
+        # What an interrupted uninstall leaves behind has neither a name nor a version.
+        plugin = Plugin(entry_point.name, dist.name or "", dist.version or "")
         if not _allowed(plugin):
             plugin.state = "disabled"
         else:
             self._load_plugin(plugin, entry_point, dist)
-        # A distribution that took another's name is kept under its own, so as to hide nobody.
-        self.plugins[plugin.name if plugin.name == owned_name(dist.name) else dist.name] = plugin
+        # One that took another's name is kept under a key that is no name, so as to hide nobody.
+        self.plugins[plugin.name if plugin.owns_its_name else f"{plugin.distribution}:{plugin.name}"] = plugin
 
     def _load_plugin(self, plugin: Plugin, entry_point: EntryPoint, dist: Distribution) -> None:
         before, start = set(sys.modules), time.perf_counter()
         try:
             _check_owner(plugin)
+            plugin.package = _package(entry_point)
             plugin.specs = collect(entry_point.load(), plugin.name, plugin.package)
         except KeyboardInterrupt:
             raise
@@ -175,17 +182,18 @@ class PluginHost:
             plugin.error = one_line(error) + _version_conflict(dist)
             if self.strict:
                 raise PluginError(f"{plugin} is broken: {plugin.error}") from error
+            switch = plugin.name if plugin.owns_its_name else plugin.distribution or plugin.name
             log.warning("%s is skipped: %s (see 'zoo plugins --errors', or set ZOO_DISABLE=%s)",
-                        plugin, plugin.error, plugin.name)
+                        plugin, plugin.error, switch)
         plugin.imports = tuple(m for m in HEAVY if m in sys.modules and m not in before)
-        if plugin.imports:
+        if plugin.imports and plugin.state == "active":
             log.warning("%s imports %s when it is listed (%.1f s); keep its hooks in a module that does not",
                         plugin, ", ".join(plugin.imports), time.perf_counter() - start)
 
     def _explain_absence(self, name: str) -> None:
         """Says why a name is missing when its plugin is known to be the reason."""
         owner = name.partition("/")[0] if "/" in name else ""
-        plugin = self.plugins.get(owner)
+        plugin = self._owner(owner)
         if plugin is None:
             if owner in KNOWN_PLUGINS:
                 raise UnknownComponent(
@@ -197,15 +205,24 @@ class PluginHost:
         if plugin.state == "disabled":
             raise PluginError(f"{name!r} cannot be used: {plugin} is disabled by ZOO_DISABLE or ZOO_PLUGINS")
 
-    def _suggestion(self, name: str, offered: Iterable[Registration]) -> str:
+    def _owner(self, name: str) -> Plugin | None:
+        """The plugin that may use a name: by that name, or of the distribution that owns it."""
+        owned = (p for p in self.plugins.values() if name and owned_name(p.distribution) == name)
+        return self.plugins.get(name) or next(owned, None)
+
+    def _suggestion(self, name: str, offered: Sequence[Registration]) -> str:
         owner, _, short = name.rpartition("/")
-        if owner and owner not in self.plugins:
+        if owner and self._owner(owner) is None:
             return f": no plugin {owner!r} is installed"
-        full_names = {r.spec.name: r.full_name for r in offered}
-        near = get_close_matches(short, full_names, n=3)
+        near = get_close_matches(short, dict.fromkeys(r.spec.name for r in offered), n=3)
         if near:
-            return "; did you mean: " + ", ".join(full_names[n] for n in near) + "?"
-        return "; there are: " + (", ".join(sorted(full_names.values())) or "none")
+            return "; did you mean: " + ", ".join(r.full_name for n in near for r in offered if r.spec.name == n) + "?"
+        return "; there are: " + (", ".join(r.full_name for r in offered) or "none")
+
+    def _not_loaded(self) -> str:
+        """Which plugins might have had it, had they loaded."""
+        failed = ", ".join(str(p) for p in self.plugins.values() if p.state == "failed")
+        return f"; installed but failed to load: {failed}" if failed else ""
 
 
 @functools.cache
@@ -218,6 +235,7 @@ def collect(plugin: object, name: str, package: str | None = None) -> tuple[Spec
     """All specs a plugin object yields.
 
     Args:
+        plugin: a module, an object with methods, or a class, of which one object is made.
         package: the plugin's top-level package; targets inside it must exist.
 
     Raises:
@@ -225,8 +243,9 @@ def collect(plugin: object, name: str, package: str | None = None) -> tuple[Spec
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(ZooHooks)
-    manager.register(plugin, name)
+    manager.register(plugin() if isinstance(plugin, type) else plugin, name)
     manager.check_pending()
+    _check_marked(plugin, manager)
     specs = tuple(spec for hook in YIELDS for spec in _consume(manager, hook))
     _check_unique(specs)
     _check_targets(specs, package)
@@ -235,11 +254,22 @@ def collect(plugin: object, name: str, package: str | None = None) -> tuple[Spec
 
 def _consume(manager: pluggy.PluginManager, hook: str) -> Iterator[Spec]:
     for implementation in getattr(manager.hook, hook).get_hookimpls():
-        for spec in implementation.function():
+        wanted = " or ".join(t.__name__ for t in YIELDS[hook])
+        offered = implementation.function()
+        if not isinstance(offered, Iterable):
+            raise TypeError(f"{hook}() must yield {wanted}; it returned {type(offered).__name__}")
+        for spec in offered:
             if not isinstance(spec, YIELDS[hook]):
-                wanted = " or ".join(t.__name__ for t in YIELDS[hook])
                 raise TypeError(f"{hook}() must yield {wanted}, not {type(spec).__name__}")
             yield spec
+
+
+def _check_marked(plugin: object, manager: pluggy.PluginManager) -> None:
+    for hook in YIELDS:
+        function = getattr(plugin, hook, None)
+        inherited = getattr(function, "__func__", function) is getattr(ZooHooks, hook)
+        if function and not inherited and not getattr(manager.hook, hook).get_hookimpls():
+            raise ValueError(f"{hook} is not marked with @hookimpl")
 
 
 def _check_unique(specs: Iterable[Spec]) -> None:
@@ -259,8 +289,9 @@ def _check_targets(specs: Iterable[Spec], package: str | None) -> None:
 def _exists(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+    except ModuleNotFoundError as error:
+        # A package that is there but lacks a dependency is told about when it is loaded.
+        return not f"{module}.".startswith(f"{error.name}.")
 
 
 def _imported(target: str) -> object:
@@ -271,29 +302,46 @@ def _imported(target: str) -> object:
 
 def owned_name(distribution: str) -> str:
     """The one plugin name that a distribution may use: its own, without ``zoo-``; empty if none."""
-    normal = re.sub(r"[-_.]+", "-", distribution).lower()
+    normal = _normal(distribution)
     return normal.removeprefix("zoo-") if normal.startswith("zoo-") else ""
+
+
+def _normal(name: str) -> str:
+    """The form in which PyPI compares names of distributions."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _package(entry_point: EntryPoint) -> str:
+    if not entry_point.pattern.match(entry_point.value):
+        raise ValueError(f"its entry point is {entry_point.value!r}; use 'package.module'")
+    return entry_point.module.partition(".")[0]
 
 
 def _check_owner(plugin: Plugin) -> None:
     own = owned_name(plugin.distribution)
+    if not plugin.distribution:
+        raise ValueError("its distribution has no metadata; install it again, or remove what is left of it")
     if not own:
         raise ValueError(f"its distribution is called {plugin.distribution!r}; plugins are called 'zoo-<name>'")
     if plugin.name != own:
         raise ValueError(f"the name {plugin.name!r} is not its own; {plugin.distribution} may only use {own!r}")
-    if not NAME.fullmatch(plugin.name):
-        raise ValueError(f"plugin name {plugin.name!r}: use lower-case letters and digits, joined by '-'")
+    _check_name(plugin.name)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"plugin name {name!r}: use lower-case letters and digits, joined by '-'")
 
 
 def _allowed(plugin: Plugin) -> bool:
-    names = {plugin.name, plugin.distribution}
+    names = {_normal(plugin.name), _normal(plugin.distribution)}
     if names & _listed("ZOO_DISABLE"):
         return False
     return "ZOO_PLUGINS" not in os.environ or bool(names & _listed("ZOO_PLUGINS"))
 
 
 def _listed(variable: str) -> set[str]:
-    return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
+    return {_normal(name.strip()) for name in os.environ.get(variable, "").split(",") if name.strip()}
 
 
 def _version_conflict(dist: Distribution) -> str:
@@ -305,7 +353,9 @@ def _version_conflict(dist: Distribution) -> str:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if requirement.name == "zoo-core" and not requirement.specifier.contains(core_version(), True):
+        if _normal(requirement.name) != "zoo-core" or (requirement.marker and not requirement.marker.evaluate()):
+            continue
+        if not requirement.specifier.contains(core_version(), True):
             return f"; it asks for zoo-core{requirement.specifier}, this is {core_version()}"
     return ""
 
@@ -316,7 +366,10 @@ def core_version() -> str:
 
 def one_line(error: BaseException) -> str:
     """``Type: message`` on one line; pluggy's messages put the reason on the third."""
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # some errors cannot even be printed
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -19,13 +19,15 @@ def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
         yield
         return
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=_forked(generator.device)):
+    with torch.random.fork_rng(devices=_gpus_in_use()):
         torch.manual_seed(seed)
         yield
 
 
-def _forked(device: torch.device) -> list[int]:
-    return [] if device.type == "cpu" else [device.index or 0]
+def _gpus_in_use() -> list[int]:
+    """Those whose generators torch.manual_seed changes, whatever device it is meant for."""
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return list(range(torch.cuda.device_count())) if in_use else []
 
 
 def derived_seed(*key: int) -> int:

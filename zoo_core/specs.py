@@ -11,6 +11,10 @@ from typing import ClassVar, Literal, get_args
 
 Layout = Literal["vector", "grid", "sequence"]
 Support = Literal["real", "codes"]
+Better = Literal["lower", "higher"]
+Density = Literal["exact", "bound", "none"]
+Sampling = Literal["parallel", "sequential"]
+LatentSize = Literal["compressed", "full", "none"]
 
 NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -43,7 +47,7 @@ class Spec:
         require(isinstance(self.target, str)
                 and (TARGET.fullmatch(self.target) or not (self.target or self.needs_target)),
                 f"target {self.target!r} of {self.name!r}: use 'package.module:Name'")
-        require(isinstance(self.summary, str) and self.summary and "\n" not in self.summary,
+        require(isinstance(self.summary, str) and self.summary.strip() and [self.summary] == self.summary.splitlines(),
                 f"summary of {self.name!r}: use one line")
 
 
@@ -56,6 +60,16 @@ def require_latents(spec: Spec, field: str) -> None:
     value = getattr(spec, field)
     require(isinstance(value, tuple) and value and LATENTS.issuperset(value),
             f"{field} of {spec.name!r}: use a tuple out of {', '.join(sorted(LATENTS))}; got {value!r}")
+
+
+def require_choice(spec: Spec, field: str, choices: object) -> None:
+    value, known = getattr(spec, field), get_args(choices)
+    require(value in known, f"{field} of {spec.name!r}: use one of {', '.join(map(repr, known))}; got {value!r}")
+
+
+def require_form(spec: Spec, field: str, form: str, words: str) -> None:
+    value = getattr(spec, field)
+    require(isinstance(value, str) and re.fullmatch(form, value), f"{field} {value!r} of {spec.name!r}: use {words}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +147,12 @@ class MetricSpec(Spec):
     """A measurement. ``better`` says which direction is; ``unit`` is what the value counts."""
 
     kind: ClassVar[str] = "metric"
-    better: Literal["lower", "higher"]
+    better: Better
     unit: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, "better", Better)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +166,15 @@ class ModelSpec(Spec):
     """
 
     kind: ClassVar[str] = "model"
-    density: Literal["exact", "bound", "none"]
-    sampling: Literal["parallel", "sequential"]
-    latent: Literal["compressed", "full", "none"]
+    density: Density
+    sampling: Sampling
+    latent: LatentSize
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, "density", Density)
+        require_choice(self, "sampling", Sampling)
+        require_choice(self, "latent", LatentSize)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +183,11 @@ class DatasetSpec(Spec):
 
     kind: ClassVar[str] = "dataset"
     splits: tuple[str, ...] = ("train", "test")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(isinstance(self.splits, tuple) and self.splits and all(s and isinstance(s, str) for s in self.splits),
+                f"splits of {self.name!r}: use a tuple of names; got {self.splits!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +211,9 @@ class CheckpointSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub), f"hub {self.hub!r}: use 'organisation/name'")
-        require(re.fullmatch(r"([0-9a-f]{40})?", self.revision),
-                f"revision {self.revision!r}: use a full commit, 40 hex digits")
-        require(re.fullmatch(r"([0-9a-f]{64})?", self.sha256), f"sha256 {self.sha256!r}: use 64 hex digits")
+        require_form(self, "hub", r"[\w.-]+/[\w.-]+", "'organisation/name'")
+        require_form(self, "revision", r"([0-9a-f]{40})?", "a full commit, 40 hex digits")
+        require_form(self, "sha256", r"([0-9a-f]{64})?", "64 hex digits")
 
 
 ROLES = ("encoder", "quantizer", "decoder", "prior")
@@ -198,17 +226,27 @@ def latent_mismatch(parts: Mapping[str, Spec]) -> str | None:
         parts: specs by role, any of ``encoder``, ``quantizer``, ``decoder`` and ``prior``.
 
     Latents pass from role to role and each narrows what they may be; behind a quantizer the decoder still
-    sees real vectors (the codebook's), the prior sees codes.
+    sees real vectors (the codebook's), the prior sees codes. The sentence names the part that cannot be
+    served and one that stands against it, or all before it where only together they leave nothing.
     """
-    latents, so_far = LATENTS, ""
+    left = LATENTS
+    before: list[tuple[frozenset[str], str]] = []
     for role in filter(parts.__contains__, ROLES):
         spec = parts[role]
         if role == "prior" and "quantizer" in parts:
-            latents = frozenset(latent.replace("[real]", "[codes]") for latent in latents)
+            left = _coded(left)
+            before = [(_coded(latents), told) for latents, told in before]
+            before.insert(0, (_coded(LATENTS), f"quantizer {parts['quantizer'].name!r} emits codes"))
         verb = "emits" if isinstance(spec, EncoderSpec) else "accepts"
         own = frozenset(getattr(spec, verb))
         sentence = f"{spec.kind} {spec.name!r} {verb} {' or '.join(sorted(own))}"
-        if not latents & own:
-            return f"{so_far}, but {sentence}"
-        latents, so_far = latents & own, sentence
+        if not left & own:
+            against = [told for latents, told in before if not latents & own][:1] or [told for _, told in before]
+            return f"{' and '.join(against)}, but {sentence}"
+        left &= own
+        before.append((own, sentence))
     return None
+
+
+def _coded(latents: frozenset[str]) -> frozenset[str]:
+    return frozenset(latent.replace("[real]", "[codes]") for latent in latents)

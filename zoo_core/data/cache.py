@@ -6,6 +6,7 @@ start together both decode, and the one that comes second takes the first one's 
 """
 
 import functools
+import io
 import json
 import os
 import secrets
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from torch import Tensor
 
 from zoo_core.data.fingerprint import fingerprint, flatten, unflatten
@@ -94,10 +96,7 @@ def _write(folder: Path, entry: Entry) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
     with _temporary(folder.parent) as temporary:
-        sizes = {
-            name: _save(temporary / f"{name}.npy", tensor)
-            for name, tensor in flatten(entry.columns).items()
-        }
+        sizes = {name: _save(temporary / f"{name}.npy", tensor) for name, tensor in flatten(entry.columns).items()}
         meta = {"fingerprint": entry.fingerprint, "files": sizes}
         _save_bytes(temporary / META, json.dumps(meta, indent=1).encode())
         _sync_folder(temporary)
@@ -117,18 +116,20 @@ def _temporary(parent: Path) -> Iterator[Path]:
 
 
 def _save(path: Path, tensor: Tensor) -> int:
+    array = tensor.contiguous().numpy()
+    header = io.BytesIO()
+    write_array_header_1_0(header, header_data_from_array_1_0(array))
+    # Not np.save: on a full disk it loses the last bytes without an error.
+    return _save_bytes(path, header.getvalue(), array.data)
+
+
+def _save_bytes(path: Path, *parts: bytes | memoryview) -> int:
     with path.open("wb") as file:
-        np.save(file, tensor.contiguous().numpy(), allow_pickle=False)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
     return path.stat().st_size
-
-
-def _save_bytes(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

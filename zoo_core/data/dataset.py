@@ -96,9 +96,7 @@ def _take(column: Tensor | Strings, indices: Tensor) -> Tensor | list[str]:
 
 def _checked(indices: Tensor, length: int) -> Tensor:
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
-        raise DataError(
-            f"indices must be integers of shape (B,), got {indices.dtype} {tuple(indices.shape)}"
-        )
+        raise DataError(f"indices must be integers of shape (B,), got {indices.dtype} {tuple(indices.shape)}")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < length:
         raise IndexError(f"indices must lie in [0, {length}); got {_extremes(indices)}")
     return indices.to("cpu", torch.int64)

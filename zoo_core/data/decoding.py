@@ -1,10 +1,10 @@
 """Encoded images to one uint8 tensor, in parallel threads."""
 
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 In = TypeVar("In")
 Out = TypeVar("Out")
 
+SMALL = 64 * 64  # pixels
 GREY = ("1", "L", "LA", "La")
 BEYOND_8_BITS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -38,20 +39,20 @@ def decode_images(source: str, chunks: Iterable[Sequence[Any]], size: Size | Non
     """
 
     def decode(numbered: tuple[int, Sequence[Any]]) -> Pixels:
-        first, items = numbered
-        return _join(
-            source, [_decode(source, first + i, x, size)[None] for i, x in enumerate(items)]
-        )
+        start, items = numbered
+        images = [_decode(source, start + i, item, size) for i, item in enumerate(items)]
+        return _join(source, [image[None] for image in images])
 
-    parts = list(map_ahead(decode, _numbered(chunks)))
-    if not parts:
+    chunks = iter(chunks)
+    first = next(chunks, [])
+    if not len(first):
         raise DataError(f"{source} has no images")
-    return torch.from_numpy(_join(source, parts))
+    parts = map_ahead(decode, _numbered(chain([first], chunks)), _workers(first[0]))
+    return torch.from_numpy(_join(source, list(parts)))
 
 
-def map_ahead(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
     """``map`` in threads and in order, with few items in memory at a time."""
-    workers = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[Out]] = deque()
         for item in items:
@@ -59,6 +60,15 @@ def map_ahead(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Ou
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         yield from (future.result() for future in waiting)
+
+
+def _workers(item: Any) -> int:
+    """How many threads pay, by the first image: on small ones they wait for the interpreter."""
+    try:
+        with Image.open(_file(item)) as image:
+            return torch.get_num_threads() if image.width * image.height >= SMALL else 1
+    except Exception:  # told, with its number, when it is decoded
+        return 1
 
 
 def _numbered(chunks: Iterable[Sequence[Any]]) -> Iterator[tuple[int, Sequence[Any]]]:
@@ -73,9 +83,7 @@ def _join(source: str, parts: Sequence[Pixels]) -> Pixels:
     sizes = sorted({part.shape[2:] for part in parts})
     if len(sizes) > 1:
         (a, b), (c, d) = sizes[0], sizes[-1]
-        raise DataError(
-            f"the images of {source} differ in size ({a}x{b} to {c}x{d}); give image_size=(H, W)"
-        )
+        raise DataError(f"the images of {source} differ in size ({a}x{b} to {c}x{d}); give image_size=(H, W)")
     channels = max(part.shape[1] for part in parts)
     return np.concatenate([np.broadcast_to(p, (len(p), channels, *sizes[0])) for p in parts])
 
@@ -101,7 +109,8 @@ def _file(item: Any) -> IO[bytes] | str:
 def _pixels(image: Image.Image, size: Size | None) -> Pixels:
     """uint8 (C, H, W)."""
     _require_usable(image)
-    if image.getexif().get(ExifTags.Base.Orientation):
+    # Looking for EXIF in a file without any metadata takes as long as decoding a small image.
+    if image.info and image.getexif().get(ExifTags.Base.Orientation):
         image = ImageOps.exif_transpose(image)
     mode = "L" if image.mode in GREY else "RGB"
     image = image if image.mode == mode else image.convert(mode)
@@ -115,8 +124,6 @@ def _require_usable(image: Image.Image) -> None:
     """Refuses, before anything is decoded, what would fill the memory or lose precision."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
-        raise ValueError(
-            f"{image.width}x{image.height} is above PIL.Image.MAX_IMAGE_PIXELS = {limit}"
-        )
+        raise ValueError(f"{image.width}x{image.height} is above PIL.Image.MAX_IMAGE_PIXELS = {limit}")
     if image.mode in BEYOND_8_BITS:
         raise ValueError(f"it is deeper than 8 bits (mode {image.mode}); convert it first")

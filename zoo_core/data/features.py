@@ -12,9 +12,7 @@ CAPTIONS = ("caption", "text")
 Features = Mapping[str, Any]
 
 
-def find_columns(
-    source: str, features: Features, chosen: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def find_columns(source: str, features: Features, chosen: Mapping[str, str] | None = None) -> dict[str, str]:
     """The source's name of each canonical column it has.
 
     The image is the one column of images, whatever its name, or the one called ``image``; the label
@@ -50,8 +48,7 @@ def _image(source: str, features: Features, chosen: Mapping[str, str]) -> str:
         return "image" if "image" in images else images[0]
     problem = f"several image columns ({', '.join(images)})" if images else "no image column"
     raise DataError(
-        f"{source} has {problem}; say which is the image: columns={{'image': …}},"
-        f" one of {', '.join(features)}"
+        f"{source} has {problem}; say which is the image: columns={{'image': …}}, one of {', '.join(features)}"
     )
 
 
@@ -73,9 +70,7 @@ def _of_type(features: Features, test: Callable[[Any], bool]) -> list[str]:
 
 def _is_image(feature: Any) -> bool:
     # A file written without Hugging Face's metadata shows an image as the struct that stores it.
-    return type(feature).__name__ == "Image" or (
-        isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
-    )
+    return type(feature).__name__ == "Image" or (isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature))
 
 
 def _is_class(feature: Any) -> bool:

@@ -1,21 +1,48 @@
 """Which commit a revision of a Hub data set means, and what it meant when the Hub was last seen."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from zoo_core.data.cache import cache_folder
 from zoo_core.errors import DataError
 
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
 TIMEOUT = 10.0  # seconds
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Absent(DataError):
-    """The Hub has no such data set, or cannot be asked and nothing is cached."""
+    """The Hub has no such data set, or cannot be asked and nothing is cached.
+
+    Attributes:
+        names: data sets that were asked for here before or, where the Hub answered, that the
+            organisation has there: one of them may be meant.
+    """
+
+    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = {*names, *_seen()}
+
+
+def require_name(name: str) -> None:
+    """Refuses what cannot be ``organisation/name``; dots alone would lead out of a folder.
+
+    Raises:
+        Absent: the name has another form.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise Absent(f"there is no folder {name!r}, and a data set is called organisation/name")
 
 
 def resolve(name: str, revision: str) -> str:
@@ -28,14 +55,14 @@ def resolve(name: str, revision: str) -> str:
         Absent: there is no such data set or revision, or the Hub is away and never told it.
         DataError: the Hub denies access.
     """
-    if re.fullmatch("[0-9a-f]{40}", revision):
+    require_name(name)
+    if COMMIT.fullmatch(revision):
         return revision
     commit = (None if offline() else _ask(name, revision)) or _recall(name, revision)
     if commit is None:
         reason = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
         raise Absent(
-            f"data set {name!r} is not cached and {reason}: go online once, or put a copy into a"
-            " folder of ZOO_DATA"
+            f"data set {name!r} is not cached and {reason}: go online once, or put a copy into a folder of ZOO_DATA"
         )
     return commit
 
@@ -49,22 +76,22 @@ def offline() -> bool:
 def _ask(name: str, revision: str) -> str | None:
     """The Hub's answer, which is written down; None when it cannot be reached."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         commit = HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT).sha
-    except HFValidationError as error:
-        raise Absent(f"{name!r} is no data set name: use organisation/name") from error
     except HfHubHTTPError as error:
         _raise_refusal(name, revision, error)
         return None  # a server in trouble is as good as none
     except Exception:  # no connection, in whatever words the HTTP library has for it
         return None
-    return _remember(name, revision, commit)
+    if commit:
+        _remember(name, revision, commit)
+    return commit
 
 
-def _raise_refusal(name: str, revision: str, error: Exception) -> None:
-    """Raises what the Hub's refusal means to a user; returns if it is none."""
+def _raise_refusal(name: str, revision: str, error: HfHubHTTPError) -> None:
+    """Raises what the Hub's refusal means to a user; returns if the server is only in trouble."""
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
@@ -72,41 +99,39 @@ def _raise_refusal(name: str, revision: str, error: Exception) -> None:
     )
 
     if isinstance(error, GatedRepoError):
-        message = (
-            f"data set {name!r} is gated: accept its terms on the Hub and log in (hf auth login)"
-        )
+        message = f"data set {name!r} is gated: accept its terms on the Hub and log in (hf auth login)"
         raise DataError(message) from error
     if isinstance(error, RepositoryNotFoundError):
-        raise Absent(
-            f"no data set {name!r} on the Hub (or it is private: hf auth login)"
-        ) from error
+        message = f"no data set {name!r} on the Hub (or it is private: hf auth login)"
+        raise Absent(message, _listed(name.partition("/")[0])) from error
     if isinstance(error, RevisionNotFoundError):
         raise Absent(f"data set {name!r} has no revision {revision!r} on the Hub") from error
+    if error.response.status_code in (400, 401, 403):
+        reason = str(error).splitlines()[0]
+        raise DataError(f"the Hub refuses data set {name!r}: {reason}") from error
 
 
-def _remember(name: str, revision: str, commit: str | None) -> str | None:
+def _remember(name: str, revision: str, commit: str) -> None:
     """Writes the commit down, if that is possible."""
     note = _note(name, revision)
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         draft = note.with_name(f".{secrets.token_hex(8)}")
-        draft.write_text(commit or "")
+        draft.write_text(commit)
         draft.replace(note)
-    return commit
 
 
 def _recall(name: str, revision: str) -> str | None:
     """The commit that this revision last meant here, by our own note or by Hugging Face's cache."""
     for note in (_note(name, revision), _hub_note(name, revision)):
         with contextlib.suppress(OSError):
-            return note.read_text().strip() or None
+            commit = COMMIT.fullmatch(note.read_text().strip())
+            return commit[0] if commit else None
     return None
 
 
-def known_names(owner: str) -> list[str]:
-    """Data sets that were asked for here before, and those an organisation has on the Hub."""
-    seen = [unquote(note.name).partition("@")[0] for note in _notes().glob("*@*")]
-    return seen if offline() else seen + _listed(owner)
+def _seen() -> list[str]:
+    return [unquote(note.name).partition("@")[0] for note in _notes().glob("*@*")]
 
 
 def _listed(owner: str) -> list[str]:

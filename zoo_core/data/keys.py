@@ -13,7 +13,7 @@ DECODER = 1
 
 
 def cache_key(name: str, *facts: Any) -> str:
-    """A readable file name that is the same if and only if all the facts are."""
+    """A file name that people can tell apart and that changes with any of the facts."""
     digest = hashlib.sha256(json.dumps([DECODER, name, *facts], sort_keys=True).encode())
     words = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
     return f"{words[-40:]}-{digest.hexdigest()[:32]}"

@@ -17,6 +17,6 @@ def zoo_datasets() -> Iterator[DatasetSpec]:
     yield DatasetSpec(
         name="shapes",
         target="zoo_core.data.shapes:Shapes",
-        summary="Drawn shapes with captions, rendered on demand.",
+        summary="Coloured shapes with captions, drawn on demand; novel: unseen combinations.",
         splits=("train", "test", "novel"),
     )

@@ -88,15 +88,13 @@ class Preprocessing:
         if self.channels == 1 and v.shape[1] == 3:
             v = _grey(v)
         if self.image_size not in (None, v.shape[2:]):
-            v = interpolate(
-                v, self.image_size, mode="bilinear", align_corners=False, antialias=True
-            )
+            v = interpolate(v, self.image_size, mode="bilinear", align_corners=False, antialias=True)
         # Last, so that three equal channels are resized as one.
         return v.round().expand(-1, self.channels or -1, -1, -1)
 
     def _values(self, v: Tensor) -> Tensor:
         if self.dequantize == "uniform":
-            return (v + torch.rand(v.shape, device=v.device)) / 256
+            return (v + _uniform(v)) / 256
         if self.binarize == "threshold":
             return (v >= 128).float()
         x = v.float() / 255
@@ -109,6 +107,12 @@ def _stored(batch: Batch) -> Tensor:
         got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else "none"
         raise DataError(f"preprocessing needs a column 'image' of uint8 (B, C, H, W), got {got}")
     return image
+
+
+def _uniform(v: Tensor) -> Tensor:
+    """u ~ U[0, 1) in steps of 2^-16."""
+    # With finer steps float32 would round some v + u up to the next level, and 255 + u to x = 1.
+    return torch.rand(v.shape, device=v.device).mul_(65536).floor_().div_(65536)
 
 
 def _grey(v: Tensor) -> Tensor:

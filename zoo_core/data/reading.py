@@ -1,6 +1,8 @@
 """Rows of Hugging Face data sets to columns. Imports ``datasets``: import it where it is needed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,20 @@ def local_builder(place: Path, config: str | None, scratch: str) -> datasets.Dat
         DataError: nothing there looks like a data set, or ``config`` is not one of its own.
     """
     if place.is_dir():
-        return _builder(str(place), path=str(place), name=config, cache_dir=scratch)
+        folder = _builder(str(place), path=str(place), name=config, cache_dir=scratch)
+        return _require_unpacked(place, folder)
     if place.suffix != ".parquet":
         raise DataError(f"{place} is no data set: give a folder or a .parquet file")
     return _builder(str(place), path="parquet", data_files=str(place), cache_dir=scratch)
+
+
+def _require_unpacked(place: Path, builder: datasets.DatasetBuilder) -> datasets.DatasetBuilder:
+    """Refuses what datasets cannot read in place: it takes the archive's name for a label."""
+    files = chain.from_iterable((builder.config.data_files or {}).values())
+    archive = next((name for name in map(str, files) if name.endswith(".zip")), None)
+    if archive:
+        raise DataError(f"{place} holds an archive, {Path(archive).name}: unpack it first")
+    return builder
 
 
 def hub_builder(name: str, config: str | None, commit: str) -> datasets.DatasetBuilder:
@@ -46,10 +58,18 @@ def hub_builder(name: str, config: str | None, commit: str) -> datasets.DatasetB
 
 
 def _builder(source: str, **arguments: Any) -> datasets.DatasetBuilder:
-    try:
+    with _reading(source):
         return datasets.load_dataset_builder(**arguments)
-    except Exception as error:  # datasets raises a dozen types here, some of them its own
-        raise DataError(f"{source} cannot be read as a data set: {_first_line(error)}") from error
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    """Errors of datasets and pyarrow, which come in a dozen types, as one that names the source."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{source} cannot be read as a data set: {reason}") from error
 
 
 def read(
@@ -70,63 +90,64 @@ def read(
         streaming: read the files as they lie instead of downloading and converting them first.
 
     Raises:
-        DataError: there is no such split, no image column, or an image cannot be used.
+        DataError: there is no such split, no image column, or a column cannot be used.
     """
     rows = _rows(source, builder, split, streaming)
     names = find_columns(source, rows.features or {}, chosen)
-    return _decode(source, _tables(rows, names), size, names)
+    return _decode(source, _tables(source, rows, names), size, names)
 
 
 def _rows(source: str, builder: Any, split: str, streaming: bool) -> Any:
     splits = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
     if splits and split not in splits:
         raise DataError(f"{source} has no split {split!r}; it has: {', '.join(splits)}")
-    try:
+    with _reading(source):
         if streaming:
             return builder.as_streaming_dataset(split)
         builder.download_and_prepare()
         return builder.as_dataset(split)
-    except Exception as error:
-        raise DataError(f"{source} cannot be read: {_first_line(error)}") from error
 
 
-def _tables(rows: Any, names: Mapping[str, str]) -> Iterator[pa.Table]:
+def _tables(source: str, rows: Any, names: Mapping[str, str]) -> Iterator[pa.Table]:
     image = names["image"]
     if isinstance(rows.features[image], datasets.Image):
         rows = rows.cast_column(image, datasets.Image(decode=False))
-    yield from rows.select_columns(list(names.values())).with_format("arrow").iter(CHUNK)
+    tables = rows.select_columns(list(names.values())).with_format("arrow").iter(CHUNK)
+    with _reading(source):
+        yield from tables
 
 
-def _decode(
-    source: str, tables: Iterator[pa.Table], size: Size | None, names: Mapping[str, str]
-) -> Columns:
-    """Images are decoded while the tables come in; the small columns are kept on the way."""
-    labels: list[pa.ChunkedArray] = []
-    captions: list[str] = []
+def _decode(source: str, tables: Iterator[pa.Table], size: Size | None, names: Mapping[str, str]) -> Columns:
+    kept: list[pa.Table] = []
 
     def images() -> Iterator[Sequence[Any]]:
         for table in tables:
-            if "label" in names:
-                labels.append(table[names["label"]])
-            if "caption" in names:
-                captions.extend(text or "" for text in table[names["caption"]].to_pylist())
+            kept.append(table.drop_columns([names["image"]]))
             yield table[names["image"]].to_pylist()
 
     columns: Columns = {"image": decode_images(source, images(), size)}
-    if "label" in names:
-        columns["label"] = torch.cat([_label(source, part) for part in labels])
-    if "caption" in names:
-        columns["caption"] = Strings.of(captions)
+    for name, read_column in SMALL.items():
+        if name in names:
+            parts = [part for table in kept for part in table[names[name]].chunks]
+            columns[name] = read_column(source, pa.chunked_array(parts))
     return columns
 
 
-def _label(source: str, part: pa.ChunkedArray) -> Tensor:
+def _label(source: str, column: pa.ChunkedArray) -> Tensor:
     """int64; -1 where there is none, as in the hidden labels of test sets."""
-    if not pa.types.is_integer(part.type):
-        raise DataError(f"the label column of {source} holds {part.type}, not integers")
-    values = part.fill_null(-1).cast(pa.int64()).combine_chunks()
-    return torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
+    if not pa.types.is_integer(column.type):
+        raise DataError(f"the label column of {source} holds {column.type}, not integers")
+    # A copy, since Arrow's memory cannot be written.
+    return torch.from_numpy(column.fill_null(-1).cast(pa.int64()).to_numpy().copy())
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _caption(source: str, column: pa.ChunkedArray) -> Strings:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise DataError(f"the caption column of {source} holds {column.type}, not strings")
+    return Strings.of(text or "" for text in column.to_pylist())
+
+
+SMALL: dict[str, Callable[[str, pa.ChunkedArray], Tensor | Strings]] = {
+    "label": _label,
+    "caption": _caption,
+}

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.arguments import signature, unknown_arguments
 from zoo_core.errors import DataError, UnknownComponent
+from zoo_core.host import PluginHost, Registration, default_host
 
 if TYPE_CHECKING:
     from zoo_core.data.dataset import Dataset
-    from zoo_core.host import PluginHost, Registration
 
 GIVEN = ("path", "split", "name")  # parameters that are no options
 
 
-def load(
-    name: str, split: str = "train", *, host: PluginHost | None = None, **options: Any
-) -> Dataset:
+def load(name: str, split: str = "train", *, host: PluginHost | None = None, **options: Any) -> Dataset:
     """A data set by name.
 
     1. A registered name: ``"digits"``, ``"core/shapes"``.
@@ -42,11 +40,12 @@ def load(
     """
     if looks_like_path(name):
         return _from_path(name, split, options)
-    host = host or _default_host()
+    host = host or default_host()
     try:
-        return _registered(host, host.find("dataset", name), split, options)
+        found = host.find("dataset", name)
     except UnknownComponent as error:
         return _unregistered(host, name, split, options, error)
+    return _registered(host, found, split, options)
 
 
 def looks_like_path(name: str) -> bool:
@@ -54,9 +53,7 @@ def looks_like_path(name: str) -> bool:
     return name in (".", "..") or name.startswith(("./", "../", "/", "~", f".{os.sep}"))
 
 
-def _registered(
-    host: PluginHost, found: Registration, split: str, options: Mapping[str, Any]
-) -> Dataset:
+def _registered(host: PluginHost, found: Registration, split: str, options: Mapping[str, Any]) -> Dataset:
     splits: tuple[str, ...] = getattr(found.spec, "splits", ())
     if split not in splits:
         raise DataError(f"{found.full_name} has no split {split!r}; it has: {', '.join(splits)}")
@@ -83,12 +80,11 @@ def _unregistered(
     return _from_organisation(host, name, split, options)
 
 
-def _from_organisation(
-    host: PluginHost, name: str, split: str, options: Mapping[str, Any]
-) -> Dataset:
-    from zoo_core.data.hub import Absent
+def _from_organisation(host: PluginHost, name: str, split: str, options: Mapping[str, Any]) -> Dataset:
+    from zoo_core.data.hub import Absent, require_name
     from zoo_core.data.sources import from_hub, from_path
 
+    require_name(name)
     _check_options(name, from_hub, options)
     copy = next((folder / name for folder in data_folders() if (folder / name).is_dir()), None)
     if copy:
@@ -97,7 +93,7 @@ def _from_organisation(
     try:
         return from_hub(name, split, **options)
     except Absent as error:
-        raise Absent(f"{error}{_suggestion(host, name)}") from error
+        raise Absent(f"{error}{_suggestion(host, name, error.names)}") from error
 
 
 def _from_path(path: str, split: str, options: Mapping[str, Any]) -> Dataset:
@@ -119,21 +115,12 @@ def _check_options(name: str, target: Callable[..., object], options: Iterable[s
         unknown_arguments(list(options), [p.name for p in own], name)
 
 
-def _suggestion(host: PluginHost, name: str) -> str:
-    from zoo_core.data.hub import known_names
-
+def _suggestion(host: PluginHost, name: str, on_hub: Iterable[str]) -> str:
     registered = (found.full_name for found in host.registrations("dataset"))
-    names = {*registered, *_local_names(), *known_names(name.partition("/")[0])}
-    near = get_close_matches(name, names, n=3)
+    near = get_close_matches(name, {*registered, *_local_names(), *on_hub}, n=3)
     return f"; did you mean: {', '.join(near)}?" if near else ""
 
 
 def _local_names() -> Iterator[str]:
     for folder in data_folders():
         yield from (str(copy.relative_to(folder)) for copy in folder.glob("*/*") if copy.is_dir())
-
-
-def _default_host() -> PluginHost:
-    from zoo_core.host import default_host
-
-    return default_host()

@@ -149,7 +149,7 @@ class Shapes(Dataset):
     def _drawn(self, indices: Tensor) -> dict[str, Tensor]:
         _check_indices(indices, self.length)
         key = int.from_bytes(_digest(self.seed, self.split)[:8], "big", signed=True)
-        return _draw(key, indices.to("cpu", torch.int64))
+        return _choose(key, indices.to("cpu", torch.int64))
 
     def _factors(self, drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
         objects = self.objects or drawn["count"] + 1
@@ -193,9 +193,7 @@ def _scene(drawn: Mapping[str, Tensor], count: Tensor, novel: bool) -> dict[str,
     }
 
 
-def _object(
-    drawn: Mapping[str, Tensor], number: int, shape: Tensor, novel: Tensor
-) -> dict[str, Tensor]:
+def _object(drawn: Mapping[str, Tensor], number: int, shape: Tensor, novel: Tensor) -> dict[str, Tensor]:
     """An object's factors but for its position."""
     return {
         f"colour_{number}": _residue(-shape, drawn[f"colour_{number}"], equal=novel),
@@ -211,7 +209,7 @@ def _blank(name: str, column: Tensor, absent: Tensor) -> Tensor:
 
 
 def _residue(held: Tensor, other: Tensor, equal: Tensor) -> Tensor:
-    """`held` modulo 8 where `equal`; elsewhere one of the other residues, as `other` in 0..6 says."""
+    """`held` modulo 8 where `equal`; elsewhere the one of the other seven that `other` picks."""
     return (held + (other + 1).masked_fill(equal, 0)) % 8
 
 
@@ -242,7 +240,7 @@ _CHOICES = {
 }
 
 
-def _draw(key: int, indices: Tensor) -> dict[str, Tensor]:
+def _choose(key: int, indices: Tensor) -> dict[str, Tensor]:
     """An outcome (B,) of every choice: a pure function of key, index and the choice's name.
 
     They are outputs of SplitMix64 (Steele, Lea and Flood, 2014,
@@ -287,9 +285,7 @@ def _take(table: Sequence[int] | Sequence[tuple[int, int]], places: Tensor) -> T
 
 def _check_indices(indices: Tensor, length: int) -> None:
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
-        raise DataError(
-            f"indices must be integers of shape (B,), got {indices.dtype} {tuple(indices.shape)}"
-        )
+        raise DataError(f"indices must be integers of shape (B,), got {indices.dtype} {tuple(indices.shape)}")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < length:
         lowest, highest = int(indices.min()), int(indices.max())
         raise IndexError(f"indices must lie in [0, {length}); got {lowest} to {highest}")

@@ -46,7 +46,7 @@ POSITIONS = (
     *("bottom left", "bottom", "bottom right"),
 )
 # The largest shift of an object from its place, in thousandths of the image side.
-MAX_SHIFT = 30
+MAX_SHIFT = 25
 
 # Dark greys, of 255.
 BACKGROUNDS = (8, 24, 40, 56)
@@ -97,14 +97,12 @@ def star(x: Tensor, y: Tensor) -> Tensor:
 
 def crescent(x: Tensor, y: Tensor) -> Tensor:
     """A disc less a smaller disc to its right."""
-    bite = (x - 0.6) * (x - 0.6) + y * y
-    x = x - 0.2
-    return torch.maximum((x * x + y * y).sqrt() - 1, 0.7 - bite.sqrt())
+    disc, bite = x - 0.16, x - 0.66
+    return torch.maximum((disc * disc + y * y).sqrt() - 1, 0.75 - (bite * bite + y * y).sqrt())
 
 
 SIGNED_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    function.__name__: function
-    for function in (circle, square, triangle, diamond, plus, ring, star, crescent)
+    function.__name__: function for function in (circle, square, triangle, diamond, plus, ring, star, crescent)
 }
 SHAPES = tuple(SIGNED_DISTANCES)
 
@@ -196,12 +194,18 @@ def _coverage(columns: Tensor, image_size: int) -> Tensor:
     x = _offsets(position % 3, shift_x, image_size) / radius
     y = _offsets(position.div(3, rounding_mode="floor"), shift_y, image_size) / radius
     covered = x.new_zeros(len(x), 1, image_size, image_size)
-    for kind, distance in enumerate(SIGNED_DISTANCES.values()):
+    for kind in range(len(SHAPES)):
         chosen = (shape == kind).nonzero().squeeze(1)
-        edge = distance(x[chosen].unsqueeze(1), y[chosen].unsqueeze(2))
+        edge = _distance(kind, x[chosen].unsqueeze(1), y[chosen].unsqueeze(2))
         pixels = edge.mul_((radius[chosen] * image_size).unsqueeze(2))
         covered[chosen, 0] = pixels.neg_().add_(0.5).clamp_(0, 1)
     return covered
+
+
+def _distance(kind: int, x: Tensor, y: Tensor) -> Tensor:
+    distance = SIGNED_DISTANCES[SHAPES[kind]](x, y)
+    # Just outside a sharp corner the distances to its lines are still small: the box ends it.
+    return torch.maximum(torch.maximum(distance, x.abs() - 1), y.abs() - 1)
 
 
 def _offsets(place: Tensor, shift: Tensor, image_size: int) -> Tensor:

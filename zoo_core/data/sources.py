@@ -44,9 +44,11 @@ def from_path(
         ConfigError: ``image_size`` is no size.
         DataError: it is no data set, it has no such split, or its images cannot be used.
     """
-    place, name = Path(path).expanduser(), name or str(path)
+    # Path.expanduser raises another error where there is no such user.
+    place, name = Path(os.path.expanduser(path)), name or str(path)
     size = checked_size(image_size)
-    key = cache_key(name, "path", _facts(place), split, config, size, dict(columns or {}))
+    facts = (_facts(place), split, config, size, dict(columns or {}))
+    key = cache_key("-".join((*place.resolve().parts[-2:], split)), *facts)
 
     def decode() -> Columns:
         from zoo_core.data import reading
@@ -79,7 +81,8 @@ def from_hub(
             the Hub cannot be reached (``HF_HUB_OFFLINE`` included).
     """
     size, commit = checked_size(image_size), hub.resolve(name, revision)
-    key = cache_key(name, "hub", commit, split, config, size, dict(columns or {}))
+    facts = (name, commit, split, config, size, dict(columns or {}))
+    key = cache_key(f"{name}-{split}", *facts)
 
     def decode() -> Columns:
         from zoo_core.data import reading

@@ -1,5 +1,5 @@
 """Runs metrics over a model and a data set."""
 
-from zoo_core.evaluation.evaluate import evaluate
+from zoo_core.evaluation.measuring import evaluate, results
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "results"]

@@ -41,7 +41,8 @@ def save_state(folder: Path, step: int, objective: nn.Module, optimizer: torch.o
         with whole_folder(target) as temporary:
             _write(temporary, step, objective, optimizer)
     except OSError as error:
-        raise TrainingError(f"cannot write the checkpoint {target}: {error.strerror or error}; older ones stay") from error
+        cause = error.strerror or error
+        raise TrainingError(f"cannot write the checkpoint {target}: {cause}; older ones stay") from error
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     for leftover in folder.glob(f"{WRITING}*"):

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -33,20 +32,23 @@ class RunLog:
         )
         self.task = self.bar.add_task("training", total=steps, completed=start, report="")
         self.clock, self.clocked = time.perf_counter(), start
-        if main:
-            _forget_after(path, start)
+        self.born = time.perf_counter() - (_forget_after(path, start) if main else 0.0)
 
     def __enter__(self) -> "RunLog":
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.bar.stop()
 
     def advance(self, step: int) -> None:
         self.step = step
         if not self.bar.disable:
             self.bar.update(self.task, completed=step)
+
+    def seconds(self) -> float:
+        """How long the run has taken, over all its lives but what was lost in each."""
+        return time.perf_counter() - self.born
 
     def steps_per_second(self) -> float:
         """Since the last call."""
@@ -59,7 +61,7 @@ class RunLog:
         """One line of the log, and its numbers for a person."""
         if not self.main:
             return
-        line = {"event": event, "step": self.step, **values}
+        line = {"event": event, "step": self.step, "seconds": round(self.seconds(), 1), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         told = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
@@ -71,8 +73,13 @@ class RunLog:
             self.bar.print(f"{event} {self.step}  {told}")
 
 
-def _forget_after(path: Path, step: int) -> None:
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept), encoding="utf-8")
+def _forget_after(path: Path, step: int) -> float:
+    """Drops the lines after a step; returns how long the run had taken by the last one that stays."""
+    if not path.exists():
+        return 0.0
+    lines = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+    kept = [line for line in lines if line["step"] <= step]
+    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    return float(kept[-1]["seconds"]) if kept else 0.0

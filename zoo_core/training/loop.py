@@ -1,7 +1,9 @@
 """The training loop. Everything random is a function of (seed, step, process), so a resumed run is exact."""
 
 import gc
+import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +11,40 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from zoo_core.components import Batch, GenerativeModel, Loss, LossOutput
+from zoo_core.arguments import join
+from zoo_core.components import Batch, GenerativeModel, Loss, LossOutput, Measurement
 from zoo_core.config import build
 from zoo_core.data import Dataset, Preprocessing, load
 from zoo_core.errors import TrainingError
-from zoo_core.evaluation import evaluate
-from zoo_core.evaluation.evaluate import to_device
+from zoo_core.evaluation import evaluate, results
+from zoo_core.evaluation.measuring import to_device
 from zoo_core.files import write_json
 from zoo_core.host import PluginHost
 from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
 from zoo_core.training.checkpoints import newest_state, save_state
+from zoo_core.training.held_out import LossTerms
 from zoo_core.training.log import RunLog
 from zoo_core.training.order import step_indices
 from zoo_core.training.recipe import Recipe
 from zoo_core.training.schedules import learning_rate
 
+RECIPE = "recipe.json"
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Objective(nn.Module):
     """A loss of a model as one module, so that what Accelerate wraps returns a tuple of tensors."""
 
-    def __init__(self, model: GenerativeModel, loss: Loss) -> None:
+    def __init__(self, model: GenerativeModel, loss: Loss, precision: str) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.bf16 = model, loss, precision == "bf16"
 
     def forward(self, batch: Batch, step: int | None) -> LossOutput:
         self.loss.step = step
-        output: LossOutput = self.loss(self.model, batch)
+        # Accelerate's own autocast is fixed for the whole process by the first run in it.
+        with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=self.bf16):
+            output: LossOutput = self.loss(self.model, batch)
         return output
 
 
@@ -53,18 +60,18 @@ class Run:
 
     def __init__(self, recipe: Recipe, folder: Path, *, host: PluginHost | None = None) -> None:
         self.recipe, self.settings, self.folder, self.host = recipe, recipe.training, folder, host
-        self.accelerator = Accelerator(mixed_precision=self.settings.precision)
+        self.accelerator = Accelerator()
         _require_one_group(self.accelerator)
-        self.data = self._load(recipe.data.split)
+        self.data, self.held_out = self._load(recipe.data.split), self._load(recipe.data.held_out)
         self.preprocessing = Preprocessing.from_dict(recipe.data.preprocessing)
         self.steps = self.settings.steps_over(len(self.data))
-        self.share = _share(self.settings.batch, len(self.data), self.accelerator)
+        _require_shares(self.settings.batch, len(self.data), self.accelerator.num_processes)
         seed_everything(self.settings.seed)
         shape = self.preprocessing.data_shape(self.data.data_shape)
         self.model: GenerativeModel = build(recipe.model, "model", host=host, data_shape=shape)
         self.model.preprocessing, self.model.provenance = self.preprocessing, self._provenance()
         loss: Loss = build(recipe.loss, "loss", host=host)
-        objective = Objective(self.model, loss)
+        objective = Objective(self.model, loss, self.settings.precision)
         optimizer = _optimizer(recipe, objective)
         self.start = self._restore(objective, optimizer)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
@@ -81,7 +88,7 @@ class Run:
     def train(self) -> Path:
         """Runs to the end and returns the folder of the model, which ``from_pretrained`` loads."""
         if self.main:
-            write_json(self.folder / "recipe.json", self.recipe.as_dict())
+            write_json(self.folder / RECIPE, self.recipe.as_dict())
         with RunLog(self.folder / "log.jsonl", steps=self.steps, start=self.start, main=self.main) as log:
             self.objective.train()
             for step in range(self.start, self.steps):
@@ -110,8 +117,6 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """The loss's terms, meaned over the held-out split, with schedules ended."""
-        from zoo_core.training.held_out import LossTerms
-
         objective: Any = self.accelerator.unwrap_model(self.objective)
         measured = self._measure([LossTerms(objective.loss)])
         return {name: value.value for name, value in measured.items()}
@@ -137,16 +142,17 @@ class Run:
 
     def _finish(self, log: RunLog) -> None:
         """Measures the trained model and saves it with what was measured."""
-        metrics = [build(m, "metric", host=self.host) for m in self.recipe.evaluation.metrics]
-        measured = self._measure(metrics) if metrics else {}
-        log.report("measured", {name: m.value for name, m in measured.items()})
-        if self.main:
-            save_pretrained(self.model, self.finished, results=self._results(measured), host=self.host)
-
-    def _measure(self, metrics: list[Any]) -> dict[str, Any]:
         settings = self.recipe.evaluation
-        held_out = self._load(self.recipe.data.held_out)
-        return evaluate(self.model, metrics, held_out, batch=settings.batch, examples=settings.examples)
+        measured = self._measure([build(m, "metric", host=self.host) for m in settings.metrics])
+        log.report("measured", {name: m.value for name, m in measured.items()})
+        self.model.provenance = {**self.model.provenance, "seconds": round(log.seconds(), 1)}
+        if self.main:
+            report = results(measured, self.held_out, batch=settings.batch, metrics=settings.metrics)
+            save_pretrained(self.model, self.finished, results=report, host=self.host)
+
+    def _measure(self, metrics: list[Any]) -> dict[str, Measurement]:
+        settings = self.recipe.evaluation
+        return evaluate(self.model, metrics, self.held_out, batch=settings.batch, examples=settings.examples)
 
     def _load(self, split: str) -> Dataset:
         data = self.recipe.data
@@ -170,8 +176,9 @@ class Run:
     def _require_finite(self, output: LossOutput, step: int) -> None:
         if not torch.isfinite(output.total):
             terms = ", ".join(f"{name} {float(value):.4g}" for name, value in output.terms.items())
+            total = float(output.total.detach())
             raise TrainingError(
-                f"the loss is {float(output.total)} at step {step} ({terms}); no weight was changed by this step,"
+                f"the loss is {total} at step {step} ({terms}); no weight was changed by this step,"
                 f" and the last checkpoint is in {self.folder / 'checkpoints'}"
             )
 
@@ -182,28 +189,68 @@ class Run:
             "examples": len(self.data),
             "data_fingerprint": self.data.fingerprint,
             "processes": self.accelerator.num_processes,
+            "device": _device_name(self.accelerator.device),
         }
 
-    def _results(self, measured: dict[str, Any]) -> dict[str, Any]:
-        data = self.recipe.data
-        return {
-            "data": data.name, "split": data.held_out, "seed": 0,
-            "values": {name: m._asdict() for name, m in measured.items()},
-        }  # fmt: skip
 
+def train(recipe: Recipe, folder: str | Path, *, host: PluginHost | None = None) -> Path | None:
+    """Trains a recipe, or goes on with the run that ``folder`` holds.
 
-def train(recipe: Recipe, folder: str | Path, *, host: PluginHost | None = None) -> Path:
-    """Trains a recipe, or goes on with the run that ``folder`` holds; returns the folder of the model.
+    Returns the folder of the model, which ``from_pretrained`` loads; None in all processes but the first.
 
     Raises:
         TrainingError, ConfigError, DataError: with a sentence; what was saved before stays.
     """
     folder = Path(folder)
+    _require_same_recipe(recipe, folder)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(recipe, folder, host=host)
-    finished = run.train()
+    run.train()
+    finished = run.finished if run.main else None
     _shut_down(run)
     return finished
+
+
+def rehearse(recipe: Recipe, *, host: PluginHost | None = None) -> dict[str, Any]:
+    """Builds everything, takes one step and tells sizes; writes nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(recipe, Path(folder), host=host)
+        output, _ = run.step(0)
+        sizes = {part: sum(p.numel() for p in m.parameters()) for part, m in run.model.named_children()}
+        told = {
+            "examples": len(run.data),
+            "data shape": run.model.data_shape,
+            "steps": run.steps,
+            "parameters": sum(sizes.values()),
+            **{f"parameters of {part}": size for part, size in sizes.items()},
+            "loss at the first step": round(float(output.total.detach()), 3),
+        }
+        _shut_down(run)
+    return told
+
+
+def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
+    """Refuses to go on with a run under another recipe.
+
+    Raises:
+        TrainingError: naming what differs.
+    """
+    try:
+        before = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    old, new = _leaves(before), _leaves(recipe.as_dict())
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        told = ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed[:3])
+        raise TrainingError(f"{folder} holds a run of another recipe ({told}); choose another --output")
+
+
+def _leaves(tree: Any, path: str = "") -> dict[str, str]:
+    """Values of nested dictionaries by dotted path."""
+    if not isinstance(tree, dict):
+        return {path: json.dumps(tree)}
+    return {k: v for key, inner in tree.items() for k, v in _leaves(inner, join(path, key)).items()}
 
 
 def _shut_down(run: Run) -> None:
@@ -237,11 +284,15 @@ def _require_one_group(accelerator: Accelerator) -> None:
         )
 
 
-def _share(batch: int, examples: int, accelerator: Accelerator) -> int:
-    """How many examples of a batch each process takes."""
-    world = accelerator.num_processes
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads per process"
+
+
+def _require_shares(batch: int, examples: int, world: int) -> None:
+    """Refuses a batch that the processes cannot share evenly, or that the data cannot fill."""
     if batch % world:
         raise TrainingError(f"training.batch: {batch} cannot be shared by {world} processes; use a multiple of {world}")
     if examples < batch:
         raise TrainingError(f"training.batch: {batch} is more than the {examples} examples there are")
-    return batch // world

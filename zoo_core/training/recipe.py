@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
@@ -132,7 +132,7 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = (), *, host: Plug
     """
     host = host or default_host()
     path = find_recipe(source, host)
-    content = _yaml(path.read_text(encoding="utf-8"), str(path))
+    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping, this is {shown(content)}")
     content.setdefault("name", path.stem)
@@ -184,7 +184,7 @@ def installed_recipes(host: PluginHost) -> dict[str, Path]:
 def _parsed(section: type[Section], content: Any, path: str) -> Section:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path or 'recipe'}: must be a mapping, got {shown(content)}")
-    known = parameters(section)
+    known = parameters(cast(Callable[..., Any], section))
     unknown_arguments([str(key) for key in content], list(known), path)
     missing = [name for name, p in known.items() if p.required and name not in content]
     if missing:
@@ -209,7 +209,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {override}: {parent!r} is no mapping")
         place = inner
-    place[last] = _yaml(text, f"--set {override}")
+    place[last] = parse_yaml(text, f"--set {override}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -221,7 +221,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """What the text says; ``where`` begins the message of the ConfigError if it is no YAML."""
     try:
         return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:

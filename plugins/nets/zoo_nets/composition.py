@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zoo_core import Decoder, Encoder, Likelihood, Posterior
+from zoo_nets.precision import as_weights
 
 Activation = Literal["relu", "tanh", "silu", "gelu", "elu", "leaky_relu", "softplus"]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -31,7 +32,7 @@ class ComposedEncoder(Encoder):
     posterior: Posterior
 
     def forward(self, x: Tensor) -> Distribution:
-        return self.posterior(self.body(x), len(self.latent_shape))
+        return self.posterior(self.body(as_weights(x, self.body)), len(self.latent_shape))
 
 
 class ComposedDecoder(Decoder):
@@ -46,5 +47,5 @@ class ComposedDecoder(Decoder):
 
     def forward(self, z: Tensor) -> Distribution:
         leading = z.shape[: z.dim() - len(self.latent_shape)]
-        h = self.body(z.reshape(-1, *self.latent_shape))
+        h = self.body(as_weights(z.reshape(-1, *self.latent_shape), self.body))
         return self.likelihood(h.reshape(*leading, *h.shape[1:]), len(self.data_shape))

@@ -1,5 +1,7 @@
 """p(x|z) as a decoder's last layer parameterises it; data x in [0, 1]."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import (
@@ -7,14 +9,17 @@ from torch.distributions import (
     Bernoulli,
     Distribution,
     Independent,
-    Normal,
     TransformedDistribution,
 )
 
-from zoo_core import DiscretizedLogisticMixture, Likelihood, LogitLaplace, PositiveFloat, PositiveInt
+from zoo_core import Bounds, DiscretizedLogisticMixture, Likelihood, LogitLaplace, PositiveFloat, PositiveInt
+from zoo_nets.normal import normal
+from zoo_nets.precision import widened
 
 # exp(-7) = 0.0009 is under a quarter of a grey level: a sharper pixel is a density running away.
-LOG_SIGMA = (-7.0, 7.0)
+LOG_SCALE = (-7.0, 7.0)
+
+Margin = Annotated[float, Bounds("a number between 0 and 0.5", low=0, high=0.5, open=True)]
 
 
 class BernoulliLikelihood(Likelihood):
@@ -24,7 +29,7 @@ class BernoulliLikelihood(Likelihood):
         return data
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        return Independent(Bernoulli(logits=h.float(), validate_args=False), event_dim, validate_args=False)
+        return Independent(Bernoulli(logits=widened(h), validate_args=False), event_dim, validate_args=False)
 
 
 class GaussianLikelihood(Likelihood):
@@ -42,8 +47,8 @@ class GaussianLikelihood(Likelihood):
         return data
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        mu = h.float()
-        return Independent(Normal(mu, torch.full_like(mu, self.sigma), validate_args=False), event_dim, validate_args=False)
+        mu = widened(h)
+        return normal(mu, torch.full_like(mu, self.sigma), event_dim)
 
 
 class LearnedGaussianLikelihood(Likelihood):
@@ -60,9 +65,9 @@ class LearnedGaussianLikelihood(Likelihood):
         return data
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        mu = h.float()
-        sigma = self.log_sigma.float().clamp(*LOG_SIGMA).exp().expand_as(mu)
-        return Independent(Normal(mu, sigma, validate_args=False), event_dim, validate_args=False)
+        mu = widened(h)
+        sigma = widened(self.log_sigma).clamp(*LOG_SCALE).exp().expand_as(mu)
+        return normal(mu, sigma, event_dim)
 
 
 class LogisticMixtureLikelihood(Likelihood):
@@ -82,7 +87,7 @@ class LogisticMixtureLikelihood(Likelihood):
         return 3 * self.components * data
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        h = h.float().unflatten(-event_dim, (3, self.components, -1))
+        h = widened(h).unflatten(-event_dim, (3, self.components, -1))
         logits, mu, log_s = h.unbind(-event_dim - 2)
         # At first, means spread over [0, 1] and logistics half as wide as the data's range.
         mu = mu + self._start(h).view(-1, *[1] * event_dim)
@@ -101,7 +106,7 @@ class LogitLaplaceLikelihood(Likelihood):
         epsilon: how far pixels are kept from 0 and 1, where the density is infinite; the paper's is 0.1.
     """
 
-    def __init__(self, epsilon: PositiveFloat = 0.1) -> None:
+    def __init__(self, epsilon: Margin = 0.1) -> None:
         super().__init__()
         self.epsilon = epsilon
 
@@ -109,8 +114,8 @@ class LogitLaplaceLikelihood(Likelihood):
         return 2 * data
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        mu, log_b = h.float().chunk(2, dim=-event_dim)
-        y = LogitLaplace(mu, log_b.clamp(*LOG_SIGMA).exp())
+        mu, log_b = widened(h).chunk(2, dim=-event_dim)
+        y = LogitLaplace(mu, log_b.clamp(*LOG_SCALE))
         return Independent(Unmapped(y, self.epsilon), event_dim, validate_args=False)
 
 

@@ -1,9 +1,11 @@
 """q(z|x) as an encoder's last layer parameterises it."""
 
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from zoo_core import Dirac, Posterior
+from zoo_nets.normal import normal
+from zoo_nets.precision import widened
 
 # Beyond this, sigma^2 or 1/sigma^2 leaves float32's range in the closed-form KL.
 LOG_SIGMA = (-20.0, 20.0)
@@ -19,9 +21,9 @@ class DiagonalGaussian(Posterior):
         return 2 * latents
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        mu, log_sigma = h.float().chunk(2, dim=-event_dim)
+        mu, log_sigma = widened(h).chunk(2, dim=-event_dim)
         sigma = log_sigma.clamp(*LOG_SIGMA).exp()
-        return Independent(Normal(mu, sigma, validate_args=False), event_dim, validate_args=False)
+        return normal(mu, sigma, event_dim)
 
 
 class DiracPosterior(Posterior):
@@ -31,4 +33,4 @@ class DiracPosterior(Posterior):
         return latents
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
-        return Dirac(h.float(), event_dim)
+        return Dirac(widened(h), event_dim)

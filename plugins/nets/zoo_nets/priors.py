@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from zoo_core import PositiveInt, Prior, Shape
+from zoo_nets.normal import normal
+from zoo_nets.precision import widened
 
 
 class StandardNormal(Prior):
@@ -19,9 +21,8 @@ class StandardNormal(Prior):
         self.register_buffer("zero", torch.zeros(()))
 
     def forward(self, condition: Any = None) -> Distribution:
-        mu = self.zero.expand(self.latent_shape)
-        normal = Normal(mu, torch.ones_like(mu), validate_args=False)
-        return Independent(normal, len(self.latent_shape), validate_args=False)
+        mu = widened(self.zero).expand(self.latent_shape)
+        return normal(mu, torch.ones_like(mu), len(self.latent_shape))
 
 
 class GaussianMixture(Prior):
@@ -40,12 +41,12 @@ class GaussianMixture(Prior):
         self.log_sigma = nn.Parameter(torch.zeros(components, *latent_shape))
 
     def forward(self, condition: Any = None) -> Distribution:
-        normal = Normal(self.mu, self.log_sigma.clamp(-20, 20).exp(), validate_args=False)
-        component = Independent(normal, len(self.latent_shape), validate_args=False)
-        pi = Categorical(logits=self.logits, validate_args=False)
+        sigma = widened(self.log_sigma).clamp(-20, 20).exp()
+        component = normal(widened(self.mu), sigma, len(self.latent_shape))
+        pi = Categorical(logits=widened(self.logits), validate_args=False)
         return MixtureSameFamily(pi, component, validate_args=False)
 
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(k|z), (*, K)."""
-        p = self()
-        return torch.softmax(p.component_distribution.log_prob(z.unsqueeze(-len(self.latent_shape) - 1)) + self.logits, -1)
+        log_p_z_k = self().component_distribution.log_prob(z.unsqueeze(-len(self.latent_shape) - 1))
+        return torch.softmax(log_p_z_k + self.logits, -1)

@@ -65,6 +65,7 @@ class StagedDecoder(ComposedDecoder):
         self.data_shape, self.latent_shape = tuple(data_shape), tuple(latent_shape)
         self.likelihood = likelihood or BernoulliLikelihood()
         sizes = grids(data_shape[1:], len(channels))[::-1]
+        require_latents(self.latent_shape, sizes[0])
         entrance = self._entrance((channels[0], *sizes[0]), hidden, activation)
         widths = [*channels, self.likelihood.channels(data_shape[0])]
         self.body = nn.Sequential(*entrance, *doubling(widths, sizes, activation, refine))
@@ -83,6 +84,16 @@ def require_image(data_shape: Shape, channels: Sequence[int]) -> None:
         raise ConfigError(f"data_shape: must be (channels, height, width), got {tuple(data_shape)}")
     if not channels:
         raise ConfigError("channels: must name at least one stage, got []")
+
+
+def require_latents(latent_shape: Shape, grid: tuple[int, ...]) -> None:
+    """Refuses latents that are neither a vector nor a grid of the size at which the stages begin."""
+    if len(latent_shape) != 1 and (len(latent_shape) != 3 or tuple(latent_shape[1:]) != grid):
+        height, width = grid
+        raise ConfigError(
+            f"latent_shape: must be (D,), or (L, {height}, {width}) since so many stages begin there,"
+            f" got {tuple(latent_shape)}"
+        )
 
 
 def grids(size: Sequence[int], stages: int) -> list[tuple[int, ...]]:

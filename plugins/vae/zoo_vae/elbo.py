@@ -5,7 +5,16 @@ import math
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo_core import Batch, LatentVariableModel, Loss, LossOutput, NonNegativeFloat, NonNegativeInt, kl, kl_per_dimension
+from zoo_core import (
+    Batch,
+    LatentVariableModel,
+    Loss,
+    LossOutput,
+    NonNegativeFloat,
+    NonNegativeInt,
+    kl,
+    kl_per_dimension,
+)
 
 
 class ELBO(Loss):

@@ -1,12 +1,16 @@
 """Metrics over a model and held-out data, on one process or on many."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo_core.components import GenerativeModel, Measurement, Metric
 from zoo_core.data import Dataset
+from zoo_core.host import core_version
 from zoo_core.randomness import seed_everything
 
 
@@ -27,28 +31,65 @@ def evaluate(
     Under ``torch.distributed`` each process takes its share of the batches, and all return the whole.
 
     Args:
-        examples: measure on the first so many; default all.
+        examples: measure on the first so many, or on all if there are fewer; default all.
         progress: called with the number of examples after each batch.
 
     Raises:
         ConfigError: a metric cannot be computed on this model.
     """
     metrics = list(metrics)
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
+    device = _device(model)
     for metric in metrics:
         metric.reset()
-    for number, indices in _share(examples or len(dataset), batch):
-        seed_everything(seed, number)
-        inputs = model.preprocessing(to_device(dataset.batch(indices), device))
-        for metric in metrics:
-            metric.update(model, inputs)
-        if progress:
-            progress(len(indices))
-    model.train(was_training)
+    with _evaluating(model):
+        for number, indices in _share(min(examples or len(dataset), len(dataset)), batch):
+            seed_everything(seed, number)
+            inputs = model.preprocessing(to_device(dataset.batch(indices), device))
+            for metric in metrics:
+                metric.update(model, inputs)
+            if progress:
+                progress(len(indices))
     _merge(metrics)
     return {name: value for metric in metrics for name, value in metric.compute().items()}
+
+
+def results(
+    measured: Mapping[str, Measurement],
+    dataset: Dataset,
+    *,
+    seed: int = 0,
+    batch: int = 100,
+    metrics: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """What ``results.json`` holds: the values, and all that is needed to compute them again."""
+    return {
+        "data": dataset.name,
+        "split": dataset.split,
+        "data_fingerprint": dataset.fingerprint,
+        "seed": seed,
+        "batch": batch,
+        "metrics": list(metrics),
+        "versions": {"zoo_core": core_version(), "torch": torch.__version__},
+        "values": {name: m._asdict() for name, m in measured.items()},
+    }
+
+
+@contextlib.contextmanager
+def _evaluating(model: GenerativeModel) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; outside each of its modules is in the mode it was in."""
+    were_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in were_training.items():
+            module.training = training
+
+
+def _device(model: GenerativeModel) -> torch.device:
+    """Where a model's tensors lie; one that is not trained by gradient may have buffers only."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.device for t in tensors), torch.device("cpu"))
 
 
 def to_device(batch: dict[str, Tensor | list[str]], device: torch.device) -> dict[str, Tensor | list[str]]:
@@ -59,7 +100,7 @@ def to_device(batch: dict[str, Tensor | list[str]], device: torch.device) -> dic
 def _share(examples: int, batch: int) -> Iterator[tuple[int, Tensor]]:
     """This process's batches and their numbers among all."""
     rank, world = _position()
-    batches = torch.arange(examples).split(batch)
+    batches = torch.split(torch.arange(examples), batch)
     return ((number, batches[number]) for number in range(rank, len(batches), world))
 
 

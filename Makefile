@@ -1,0 +1,44 @@
+# make demo · make test · make check · make bench: each sets up .venv from nothing if need be, and can be repeated.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PROJECTS := . $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WORKERS ?= 2
+
+.PHONY: setup demo test check bench clean
+
+setup: .venv/.ready
+
+# Torch comes first and alone: every other package is content with the version that is there.
+.venv/.ready: constraints.txt $(addsuffix /pyproject.toml,$(PROJECTS))
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) torch
+	$(INSTALL) editables hatchling
+	$(INSTALL) --no-build-isolation $(foreach p,$(filter-out .,$(PROJECTS)),--editable $(p)) --editable '.[dev]'
+	touch $@
+
+demo: setup
+	@mkdir -p demo
+	@echo "samples, reconstructions and interpolations of vae-mnist, from the weights in its plugin:"
+	@$(BIN)/zoo sample vae-mnist --number 64 --output demo/samples.png
+	@$(BIN)/zoo reconstruct vae-mnist --data digits --margin 4 --output demo/reconstructions.png
+	@$(BIN)/zoo interpolate vae-mnist --data digits --margin 4 --output demo/interpolation.png
+
+test: setup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.bench: .venv/.ready
+	$(INSTALL) diffusers transformers
+	touch $@
+
+bench: .venv/.bench
+	for script in $(filter-out benchmarks/rounds.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,291 @@
+"""The training loop: order, schedules, resuming, processes, refusals."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from zoo_core import ConfigError, TrainingError, UnknownComponent, build, evaluate, from_pretrained
+from zoo_core.data import load
+from zoo_core.training import read_recipe, train
+from zoo_core.training.checkpoints import newest_state
+from zoo_core.training.order import step_indices
+from zoo_core.training.recipe import parse_recipe
+from zoo_core.training.schedules import SCHEDULES, learning_rate
+
+RECIPE = {
+    "name": "tiny",
+    "model": {
+        "type": "vae/vae",
+        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [16]},
+        "decoder": {"type": "nets/mlp_decoder", "hidden": [16]},
+        "prior": "nets/standard_normal",
+    },
+    "loss": "vae/elbo",
+    "data": {"name": "core/digits", "preprocessing": {"binarize": "dynamic"}},
+    "training": {"steps": 30, "batch": 32, "log_every": 1, "save_every": 10},
+    "evaluation": {"metrics": ["metrics/elbo"]},
+}
+
+
+def recipe(**changes):
+    content = json.loads(json.dumps(RECIPE))
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        content[section][key] = value
+    return parse_recipe(content)
+
+
+def log(folder, event="train"):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def losses(folder):
+    return [(line["step"], float(line["loss"]).hex()) for line in log(folder)]
+
+
+def weights(folder):
+    return {k: v.clone() for k, v in from_pretrained(folder / "model").state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(recipe(), folder)
+    return folder
+
+
+class TestOrder:
+    @given(st.integers(1, 200), st.data(), st.integers(0, 10))
+    def test_an_epoch_sees_no_example_twice(self, examples, data, seed):
+        batch = data.draw(st.integers(1, examples))
+        steps = examples // batch
+        epoch = data.draw(st.integers(0, 3))
+        seen = torch.cat([step_indices(examples, batch, epoch * steps + s, seed) for s in range(steps)])
+        assert len(seen) == len(set(seen.tolist())) == steps * batch
+        assert 0 <= int(seen.min()) and int(seen.max()) < examples
+
+    def test_epochs_and_seeds_differ(self):
+        orders = {tuple(step_indices(50, 50, step, seed).tolist()) for step in range(5) for seed in range(5)}
+        assert len(orders) == 25
+
+
+class TestSchedules:
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_rises_to_the_peak_and_never_rises_again(self, schedule):
+        rates = [learning_rate(s, steps=100, peak=0.5, warmup=10, schedule=schedule) for s in range(100)]
+        assert rates[:10] == pytest.approx([0.05 * (s + 1) for s in range(10)])
+        assert max(rates) == pytest.approx(0.5)
+        assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+    def test_cosine_ends_at_nothing_and_is_half_way_in_the_middle(self):
+        assert learning_rate(100, steps=100, peak=1, warmup=0, schedule="cosine") == pytest.approx(0)
+        assert learning_rate(50, steps=100, peak=1, warmup=0, schedule="cosine") == pytest.approx(0.5)
+
+    def test_burda_spends_three_times_as_long_on_each_rate(self):
+        total = sum(3**i for i in range(8))
+        rates = [learning_rate(s, steps=total, peak=1, warmup=0, schedule="burda") for s in range(total)]
+        assert [rates.count(r) for r in sorted(set(rates), reverse=True)] == [3**i for i in range(8)]
+        assert min(rates) == pytest.approx(0.1)
+
+
+class TestRun:
+    def test_the_loss_falls_and_the_model_loads(self, undisturbed):
+        told = log(undisturbed)
+        assert told[-1]["loss"] < told[0]["loss"]
+        model = from_pretrained(undisturbed / "model")
+        assert model.provenance["recipe"] == recipe().as_dict()
+        assert model.preprocessing.binarize == "dynamic"
+        assert model.sample(3).shape == (3, 1, 8, 8)
+
+    def test_terms_add_up_to_the_loss(self, undisturbed):
+        for line in (*log(undisturbed), *log(undisturbed, "held_out")):
+            assert line["loss"] == pytest.approx(line["distortion"] + line["rate"], rel=1e-5)
+
+    def test_results_hold_what_was_measured(self, undisturbed):
+        results = json.loads((undisturbed / "model" / "results.json").read_text())
+        assert results["values"]["elbo"]["n"] == 360
+        assert results["values"]["elbo"]["value"] == log(undisturbed, "measured")[0]["elbo"]
+
+    def test_the_same_seed_gives_the_same_weights_and_another_does_not(self, undisturbed, tmp_path):
+        train(recipe(), tmp_path / "same")
+        train(recipe(training__seed=1), tmp_path / "other")
+        same, other, first = weights(tmp_path / "same"), weights(tmp_path / "other"), weights(undisturbed)
+        assert all(torch.equal(first[k], same[k]) for k in first)
+        assert not any(torch.equal(first[k], other[k]) for k in first if k.endswith("weight"))
+
+    def test_only_the_newest_checkpoints_stay(self, undisturbed):
+        assert [p.name for p in sorted((undisturbed / "checkpoints").iterdir())] == ["step-00000020", "step-00000030"]
+
+    def test_clipping_bounds_the_step(self, tmp_path):
+        train(recipe(training__clip=0.01, training__steps=3), tmp_path)
+        assert all(line["gradient_norm"] > 0.01 for line in log(tmp_path))
+
+    def test_bf16_trains(self, tmp_path):
+        train(recipe(training__precision="bf16"), tmp_path)
+        told = log(tmp_path)
+        assert told[-1]["loss"] < told[0]["loss"]
+        assert all(v.dtype == torch.float32 for v in weights(tmp_path).values() if v.is_floating_point())
+
+
+class TestResume:
+    def test_a_killed_run_goes_on_bit_for_bit(self, undisturbed, tmp_path):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(RECIPE))
+        folder = tmp_path / "run"
+        for stop in (5, 17, 24):
+            _kill_at(path, folder, stop)
+            assert not (folder / "model").exists()
+        train(read_recipe(path), folder)
+        assert losses(folder) == losses(undisturbed)
+        assert all(torch.equal(v, weights(undisturbed)[k]) for k, v in weights(folder).items())
+
+    def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(self, undisturbed, tmp_path, caplog):
+        train(recipe(), tmp_path)
+        newest = tmp_path / "checkpoints" / "step-00000030" / "objective.safetensors"
+        newest.write_bytes(newest.read_bytes()[:-1])
+        state = newest_state(tmp_path / "checkpoints")
+        assert state is not None
+        assert state.step == 20
+        assert "step-00000030 is damaged" in caplog.text
+        train(recipe(), tmp_path)
+        assert losses(tmp_path) == losses(undisturbed)
+
+    def test_another_recipe_is_refused_and_nothing_is_lost(self, tmp_path):
+        train(recipe(training__steps=2), tmp_path)
+        before = weights(tmp_path)
+        with pytest.raises(TrainingError, match=r"training\.lr was 0\.001, is 0\.1"):
+            train(recipe(training__steps=2, training__lr=0.1), tmp_path)
+        assert all(torch.equal(before[k], v) for k, v in weights(tmp_path).items())
+
+
+class TestProcesses:
+    def test_two_processes_train_and_measure_as_one(self, tmp_path):
+        path = tmp_path / "quiet.yaml"
+        content = json.loads(json.dumps(RECIPE))
+        content["data"]["preprocessing"] = {}
+        content["training"].update(steps=10)
+        path.write_text(yaml.safe_dump(content))
+        train(read_recipe(path), tmp_path / "one")
+        _launch(path, tmp_path / "two", processes=2)
+        one, two = log(tmp_path / "one"), log(tmp_path / "two")
+        assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(1, 11))
+        # Each process draws its own z: equal in expectation only, so the first loss is near, not equal.
+        assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.05)
+        # Measured by both together, and again by one: the same to the last digits.
+        results = json.loads((tmp_path / "two" / "model" / "results.json").read_text())
+        model = from_pretrained(tmp_path / "two" / "model")
+        again = evaluate(model, [build("metrics/elbo")], load("digits", "test"))
+        for name, value in again.items():
+            assert results["values"][name]["value"] == pytest.approx(value.value, rel=1e-9)
+            assert results["values"][name]["n"] == value.n == 360
+
+    def test_processes_that_do_not_know_of_each_other_are_refused(self, tmp_path):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(RECIPE))
+        environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"}
+        done = _run_module(path, tmp_path / "run", env=environment)
+        assert done.returncode == 1
+        assert "2 processes were launched but each trains alone" in done.stderr
+        assert not (tmp_path / "run" / "log.jsonl").exists()
+
+    def test_a_batch_that_cannot_be_shared_is_refused(self, tmp_path):
+        path = tmp_path / "odd.yaml"
+        content = json.loads(json.dumps(RECIPE))
+        content["training"]["batch"] = 33
+        path.write_text(yaml.safe_dump(content))
+        with pytest.raises(subprocess.CalledProcessError) as failure:
+            _launch(path, tmp_path / "run", processes=2)
+        assert "33 cannot be shared by 2 processes" in failure.value.stderr
+
+
+class TestRefusals:
+    def test_a_batch_larger_than_the_data(self, tmp_path):
+        with pytest.raises(TrainingError, match="5000 is more than the 1437 examples"):
+            train(recipe(training__batch=5000), tmp_path)
+
+    def test_a_loss_that_is_not_finite_stops_before_the_weights_change(self, tmp_path):
+        with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ \(distortion"):
+            train(recipe(training__lr=1e30, training__save_every=1), tmp_path)
+        state = newest_state(tmp_path / "checkpoints")
+        assert state is not None
+
+    @pytest.mark.parametrize(
+        ("override", "sentence"),
+        [
+            ("training.lr=-1", r"training\.lr: must be a number above 0, got -1"),
+            ("training.steps=0", r"training\.steps: must be a positive integer or null, got 0"),
+            ("training.epochs=1", r"training\.steps: give either 'steps' or 'epochs'"),
+            ("training.learning_rate=1", r"training\.learning_rate: no such argument"),
+            ("model.encoder.hidden=[16,-2]", r"model\.encoder\.hidden\[1\]: must be a positive integer, got -2"),
+            ("loss=vae/elbow", r"loss: no loss 'vae/elbow'; did you mean: vae/elbo\?"),
+            ("evaluation.metrics=[nope]", r"evaluation\.metrics\[0\]: no metric 'nope'"),
+            ("model=5", r"model: must be a mapping"),
+            ("nonsense", "use key=value"),
+            ("training.lr=[", "no valid YAML"),
+            ("data.name.x=1", "is a string|no such argument|must be a string"),
+        ],
+    )
+    def test_bad_overrides_name_their_path(self, tmp_path, override, sentence):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(RECIPE))
+        with pytest.raises((ConfigError, UnknownComponent), match=sentence):
+            read_recipe(path, [override])
+
+    def test_overrides_reach_a_component_written_as_a_name(self, tmp_path):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(RECIPE))
+        assert read_recipe(path, ["loss.beta=4", "training.lr=3e-4"]).loss == {"type": "vae/elbo", "beta": 4}
+        assert math.isclose(read_recipe(path, ["training.lr=3e-4"]).training.lr, 3e-4)
+
+    def test_missing_files_and_fields(self, tmp_path):
+        with pytest.raises(UnknownComponent, match="no recipe file"):
+            read_recipe(tmp_path / "none.yaml")
+        with pytest.raises(UnknownComponent, match="there are: .*vae/vae-mnist"):
+            read_recipe("none")
+        with pytest.raises(ConfigError, match="model: is required"):
+            parse_recipe({"name": "x", "loss": "vae/elbo", "data": {"name": "digits"}, "training": {"steps": 1}})
+
+
+def _run_module(path, folder, env=None):
+    command = [sys.executable, "-m", "zoo_core.training", str(path), "-o", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+
+
+def _kill_at(path: Path, folder: Path, step: int) -> None:
+    """Starts a run and kills it as soon as its log has reached a step."""
+    command = [sys.executable, "-m", "zoo_core.training", str(path), "-o", str(folder)]
+    # Slow enough to be caught in the act: every report is one more chance.
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and _last_step(folder) < step:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+def _last_step(folder: Path) -> int:
+    try:
+        return (folder / "log.jsonl").read_bytes().count(b'"event": "train"')
+    except FileNotFoundError:
+        return 0
+
+
+def _launch(path, folder, processes):
+    """Real processes over gloo, as the documentation says."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
+        *("--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--main_process_port", "0", "-m", "zoo_core.training", str(path), "-o", str(folder)),
+    ]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)

@@ -1,0 +1,129 @@
+"""Model cards written from what a checkpoint records: its config, its provenance, its measured results."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo_core.errors import CheckpointError
+from zoo_core.pretrained import CONFIG, RESULTS, read_config
+
+UNITS = "nats per example"
+
+
+def card(folder: str | Path, name: str) -> str:
+    """The card of a checkpoint, in Markdown with the Hub's metadata.
+
+    Args:
+        name: what users load: ``vae-mnist`` or ``org/name``.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+    """
+    folder = Path(folder)
+    config, results = read_config(folder / CONFIG), _results(folder / RESULTS)
+    metadata = yaml.safe_dump(_metadata(config, results, name), sort_keys=False, allow_unicode=True)
+    return f"---\n{metadata}---\n\n" + "\n".join(_lines(config, results, name, folder)) + "\n"
+
+
+def _results(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        results: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: no valid JSON: {error}") from None
+    return results
+
+
+def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The front matter, as the Hub reads it."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    measured = [
+        EvalResult(
+            task_type="unconditional-image-generation",
+            dataset_type=results["data"],
+            dataset_name=results["data"],
+            dataset_split=results["split"],
+            metric_type=metric,
+            metric_value=value["value"],
+        )
+        for metric, value in results.get("values", {}).items()
+    ]
+    data = config.get("provenance", {}).get("recipe", {}).get("data", {}).get("name")
+    tags = ["latent-zoo", *sorted(f"zoo-{plugin}" for plugin in config.get("plugins", {}))]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="zoo",
+        pipeline_tag="unconditional-image-generation",
+        tags=tags,
+        # Embedded sets are no repositories on the Hub, so its metadata cannot name them.
+        datasets=[data] if data and not data.startswith("core/") and "/" in data else None,
+        model_name=name,
+        eval_results=measured or None,
+    ).to_dict()
+
+
+def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, folder: Path) -> Iterator[str]:
+    provenance = config.get("provenance", {})
+    recipe = provenance.get("recipe", {})
+    yield f"# {name.rpartition('/')[2]}\n"
+    yield f"{recipe.get('summary') or config['model']['type']}\n"
+    yield "```python\nfrom zoo_core import from_pretrained\n"
+    yield f'model = from_pretrained("{name}")\nimages = model.sample(16)  # (16, {_shape(config)}), values in [0, 1]\n```\n'
+    yield "## Measured\n"
+    yield from _measured(results, name)
+    yield "## Trained\n"
+    yield from _trained(config, provenance, recipe)
+    yield "## Model\n"
+    yield f"```json\n{json.dumps(config['model'], indent=2)}\n```\n"
+    size = sum((folder / file).stat().st_size for file in config["weights"])
+    yield f"Weights: {size:,} bytes in {', '.join(f'`{file}`' for file in config['weights'])}."
+
+
+def _shape(config: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, config["data_shape"]))
+
+
+def _measured(results: Mapping[str, Any], name: str) -> Iterator[str]:
+    if not results.get("values"):
+        yield "Nothing has been measured yet.\n"
+        return
+    yield f"On `{results['data']}`, split `{results['split']}`, in {UNITS}:\n"
+    yield "| metric | value | standard error | examples |\n|---|---|---|---|"
+    for metric, value in results["values"].items():
+        yield f"| {metric} | {value['value']:.2f} | {value['error']:.2f} | {value['n']:,} |"
+    seed, versions = results["seed"], results.get("versions", {})
+    yield f"\nTo compute them again (seed {seed}; {_versions(versions)}):\n"
+    yield f"```console\n$ zoo eval {name}\n```\n"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
+
+
+def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    if not recipe:
+        yield "The checkpoint does not record how.\n"
+        return
+    training, data = recipe["training"], recipe["data"]
+    yield f"```console\n$ zoo train {recipe['name']}\n```\n"
+    yield "| | |\n|---|---|"
+    yield f"| data | `{data['name']}`, split `{data['split']}`, {provenance['examples']:,} examples |"
+    yield f"| data fingerprint | `{provenance['data_fingerprint']}` |"
+    yield f"| preprocessing | {_settings(config['preprocessing'])} |"
+    yield f"| steps | {provenance['steps']:,} of {training['batch']} examples |"
+    yield f"| optimiser | {training['optimizer']}, learning rate {training['lr']}, {training['schedule']} |"
+    yield f"| seed | {training['seed']} |"
+    if "seconds" in provenance:
+        yield f"| time | {provenance['seconds'] / 60:.0f} minutes on {provenance['device']} |"
+    plugins = ", ".join(f"zoo-{plugin} {version}" for plugin, version in config["plugins"].items())
+    yield f"| versions | zoo-core {config['zoo_core']}, {plugins} |\n"
+
+
+def _settings(preprocessing: Mapping[str, Any]) -> str:
+    changed = [f"{key} {value}" for key, value in preprocessing.items() if value not in (None, "none")]
+    return ", ".join(changed) or "pixels from 0 to 1"

@@ -1,0 +1,92 @@
+"""``zoo eval``: measure a model on held-out data."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo_core.cli.output import AsJson, print_json, print_table
+from zoo_core.cli.pictures import Device, ModelName, Revision
+from zoo_core.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("eval")(evaluate_model)
+
+
+def evaluate_model(
+    model: ModelName,
+    data: Annotated[str | None, typer.Option(help="A data set; default the one of the model's recipe.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split; default the recipe's held-out one.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help='"elbo,iwae" or "elbo,{type: iwae, samples: 5000}"; default the recipe\'s.')
+    ] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="Measure on the first so many.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 100,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal values.")] = 0,
+    revision: Revision = None,
+    device: Device = "cpu",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write results.json there.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on held-out data; by default re-compute what its card says.
+
+    Examples: zoo eval vae-mnist · zoo eval runs/try/model --data ylecun/mnist --metrics elbo --examples 1000
+    """
+    from zoo_core.config import build
+    from zoo_core.data import load
+    from zoo_core.evaluation import evaluate, results
+    from zoo_core.files import write_json
+    from zoo_core.pretrained import from_pretrained
+
+    loaded = from_pretrained(model, revision=revision, device=device)
+    recipe = loaded.provenance.get("recipe", {})
+    name, part = data or _from_recipe(recipe, "name", "--data"), split or _held_out(recipe)
+    chosen = _metrics(metrics) if metrics else recipe.get("evaluation", {}).get("metrics") or ["elbo"]
+    built = [build(m, "metric") for m in chosen]
+    dataset = load(name, part, **({} if data else recipe["data"].get("options", {})))
+    with _bar(examples or len(dataset)) as advance:
+        measured = evaluate(
+            loaded, built, dataset, batch=batch, examples=examples, seed=seed, progress=advance
+        )  # fmt: skip
+    report = results(measured, dataset, seed=seed, batch=batch, metrics=chosen)
+    if output:
+        write_json(output, report)
+    if as_json:
+        print_json(report)
+        return
+    rows = [(k, f"{m.value:.4f}", f"± {m.error:.4f}", str(m.n)) for k, m in measured.items()]
+    print_table(f"{model} on {name}, {part}", ("", "value", "s.e.", "examples"), rows)
+
+
+def _from_recipe(recipe: dict[str, Any], field: str, option: str) -> str:
+    if field not in recipe.get("data", {}):
+        raise ConfigError(f"{option}: is required, since the model does not say on what it was trained")
+    return str(recipe["data"][field])
+
+
+def _held_out(recipe: dict[str, Any]) -> str:
+    return str(recipe.get("data", {}).get("held_out", "test"))
+
+
+def _metrics(text: str) -> list[Any]:
+    from zoo_core.training.recipe import parse_yaml
+
+    return list(parse_yaml(f"[{text}]", "--metrics"))
+
+
+def _bar(total: int) -> Any:
+    """A context whose value advances a bar on a terminal, and does nothing elsewhere."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    @contextmanager
+    def shown() -> Any:
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+            task = progress.add_task("measuring", total=total)
+            yield lambda n: progress.advance(task, n)
+
+    return shown()

@@ -1,0 +1,161 @@
+"""Checkpoints on the Hugging Face Hub: single files down, a folder up; every failure is one sentence."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zoo_core.errors import CheckpointError
+from zoo_core.host import core_version, one_line
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A checkpoint on the Hub: a folder of a repository at one commit.
+
+    Attributes:
+        config: the local copy of its config, by which it was found.
+        inside: what stands before the names of its files: empty, or a subfolder and "/".
+        options: of every download: ``token``, ``cache_dir``, ``local_files_only``, ``force_download``.
+    """
+
+    config: Path
+    id: str
+    commit: str
+    inside: str
+    options: Mapping[str, Any]
+    remedy: ClassVar[str] = "; force_download=True fetches it again"
+
+    @classmethod
+    def find(
+        cls, name: str, revision: str | None, inside: str, config: str, options: Mapping[str, Any]
+    ) -> "Repository":
+        """Resolves the revision to a commit, by way of the one file that every checkpoint has.
+
+        Raises:
+            CheckpointError: as :func:`download`.
+        """
+        path = download(name, inside + config, revision, options)
+        # The cache is …/snapshots/<commit>/<file>: one request settles both.
+        return cls(path, name, path.parents[inside.count("/")].name, inside, options)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        return {"repository": self.id, "commit": self.commit}
+
+    def file(self, name: str) -> Path:
+        """The local copy of a file, from the commit that was found.
+
+        Raises:
+            CheckpointError: as :func:`download`.
+        """
+        return download(self.id, self.inside + name, self.commit, self.options)
+
+
+def download(repository: str, name: str, revision: str | None, options: Mapping[str, Any]) -> Path:
+    """A file's copy in the cache. Costs no request when the revision is a full commit and the copy is there.
+
+    While the Hub is away, the copy that a branch last named stands in.
+
+    Raises:
+        CheckpointError: it is not there, or cannot be had; says which and why.
+    """
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, **options))
+    except Exception as error:  # a lost connection has the HTTP library's own name
+        raise CheckpointError(_refusal(error, repository, name, revision)) from error
+
+
+def _refusal(error: Exception, repository: str, name: str, revision: str | None) -> str:
+    """What an error of the Hub's client means to a user."""
+    from huggingface_hub import errors
+
+    where = f"{repository!r}" + (f" at revision {revision!r}" if revision else "")
+    meanings: dict[type[Exception], str] = {  # a class before its parents
+        errors.GatedRepoError: f"{repository!r} is gated: accept its terms on the Hub and give a token",
+        errors.RepositoryNotFoundError: f"no repository {repository!r} on the Hub, or it is private and needs a token",
+        errors.RevisionNotFoundError: f"{repository!r} has no revision {revision!r}",
+        errors.LocalEntryNotFoundError: f"{name!r} of {where} is not in the cache and cannot be fetched{_cause(error)}",
+        errors.EntryNotFoundError: f"{where} has no file {name!r}",
+        errors.HFValidationError: f"{repository!r} is neither a folder, nor a registered name, nor a Hub id",
+    }
+    if status(error) == 401 and not isinstance(error, errors.RepositoryNotFoundError):
+        return f"the Hub does not accept the token that was sent for {repository!r}"
+    unknown = f"{name!r} of {where} cannot be downloaded: {one_line(error.__cause__ or error)}"
+    return next((meaning for kind, meaning in meanings.items() if isinstance(error, kind)), unknown)
+
+
+def _cause(error: Exception) -> str:
+    return f": {one_line(error.__cause__)}" if error.__cause__ else " offline"
+
+
+def status(error: BaseException) -> int | None:
+    """The HTTP status behind an error, if there is one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def upload(
+    folder: Path,
+    repository: str,
+    *,
+    stale: Callable[[str], object],
+    private: bool | None,
+    revision: str | None,
+    message: str,
+    token: str | bool | None,
+) -> str:
+    """Makes a folder the content of a branch by one commit, and returns its hash.
+
+    The repository and the branch are made if need be. A card that is there is kept; hidden files stay here.
+
+    Args:
+        stale: whether to delete a file of that name, which the repository has and the folder has not.
+
+    Raises:
+        CheckpointError: the Hub cannot be reached or refuses; the branch is as it was.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token, library_name="zoo", library_version=core_version())
+    try:
+        repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        there = _listed(api, repository, revision)
+        # upload_folder() would split a large folder into several commits.
+        operations = [*_additions(folder, there), *_deletions(folder, there, stale)]
+        commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
+    except Exception as error:  # a lost connection has the HTTP library's own name
+        reason = "the Hub does not accept the token" if status(error) == 401 else one_line(error)
+        raise CheckpointError(f"cannot upload to {repository!r}: {reason}") from error
+    return str(commit.oid)
+
+
+def _listed(api: Any, repository: str, revision: str | None) -> set[str]:
+    """The files of a branch, which is made if it is missing."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        return set(api.list_repo_files(repository, revision=revision))
+    except RevisionNotFoundError:
+        api.create_branch(repository, branch=revision)
+        return set(api.list_repo_files(repository, revision=revision))
+
+
+def _additions(folder: Path, there: set[str]) -> Iterator[Any]:
+    from huggingface_hub import CommitOperationAdd
+
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        kept = inside.as_posix() == CARD and CARD in there
+        if path.is_file() and not hidden and not kept:
+            yield CommitOperationAdd(inside.as_posix(), path)
+
+
+def _deletions(folder: Path, there: set[str], stale: Callable[[str], object]) -> Iterator[Any]:
+    from huggingface_hub import CommitOperationDelete
+
+    return (CommitOperationDelete(name) for name in sorted(there) if stale(name) and not (folder / name).is_file())

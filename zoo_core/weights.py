@@ -1,0 +1,268 @@
+"""A model's weights as safetensors files: refused unless they are exactly what the model needs, and owned."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from zoo_core.errors import CheckpointError
+from zoo_core.host import one_line
+
+FILE = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)(-\d{5}-of-\d{5})?\.safetensors")
+INDEX = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)\.safetensors\.index\.json")
+
+# What a checkpoint may hold, by the names in a safetensors header.
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INTEGERS = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
+    "I64": torch.int64,
+}  # fmt: skip
+KINDS = dict.fromkeys((*FLOATS, *FLOATS.values()), "float") | {dtype: name for name, dtype in INTEGERS.items()}
+
+
+def stem(variant: str | None) -> str:
+    """What the files of a variant are called, up to shard number and suffix.
+
+    Raises:
+        CheckpointError: the variant cannot be part of a plain file name.
+    """
+    name = f"model.{variant}" if variant else "model"
+    if not FILE.fullmatch(f"{name}.safetensors"):
+        raise CheckpointError(f"variant: use letters, digits and '_', got {variant!r}")
+    return name
+
+
+def stem_of(file: str) -> str | None:
+    """The stem in the name of a weight file or of an index; None for other files."""
+    match = FILE.fullmatch(file) or INDEX.fullmatch(file)
+    return match["stem"] if match else None
+
+
+def floating(dtype: torch.dtype | str | None, argument: str) -> torch.dtype | None:
+    """A floating-point dtype, by itself or by name.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in FLOATS.values():
+        raise CheckpointError(f"{argument}: must be a floating-point dtype such as 'bfloat16', got {dtype!r}")
+    return found
+
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def write(
+    model: nn.Module, folder: Path, *, storage: torch.dtype | None, stem: str, max_shard_size: int | str
+) -> dict[str, str]:
+    """Writes a model's tensors and returns the SHA-256 of each file by its name.
+
+    Raises:
+        CheckpointError: a tensor holds what is no number, or does not fit ``storage``.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    # Copies, for safetensors leaves out or refuses what shares memory with another tensor.
+    tensors = {name: _copy(repr(name), tensor, storage) for name, tensor in _named(model).items()}
+    pattern = f"{stem}{{suffix}}.safetensors"
+    try:
+        save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size=max_shard_size)
+    except ValueError as error:
+        raise CheckpointError(f"max_shard_size={max_shard_size!r}: {error}") from error
+    written = [path for path in sorted(folder.iterdir()) if stem_of(path.name) == stem]
+    for path in written:
+        # safetensors lets only the owner read; the folder shows what the umask allows.
+        path.chmod(folder.stat().st_mode & 0o666)
+    return {path.name: digest(path) for path in written if FILE.fullmatch(path.name)}
+
+
+def _named(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors; one that has several names (tied weights) by the first of them."""
+    state = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.dtype not in KINDS:
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f"{type(model).__name__} has {name!r} of type {kind}, which no checkpoint holds")
+    return {names[0]: state[names[0]] for names in _names(model)}
+
+
+def _names(model: nn.Module) -> list[list[str]]:
+    """The names of each of a model's tensors."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return list(names.values())
+
+
+def _copy(what: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy; of floating-point numbers in ``dtype``. Infinity is a number here: masks hold it."""
+    if tensor.isnan().any():
+        raise CheckpointError(f"{what} holds nan")
+    dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+    copy = tensor.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+    if not torch.equal(copy.isinf(), tensor.isinf()):
+        raise CheckpointError(f"{what} holds numbers too large for {dtype}")
+    return copy
+
+
+def digest(path: Path) -> str:
+    """SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def verify(path: Path, sha256: str, remedy: str = "") -> None:
+    """Refuses a file that is not the one that was written.
+
+    Args:
+        remedy: what the user may do then.
+
+    Raises:
+        CheckpointError: its hash differs, or it cannot be read.
+    """
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    if found != sha256.lower():
+        raise CheckpointError(f"{path}: damaged or exchanged: its SHA-256 is {found}, not {sha256}{remedy}")
+
+
+def load(model: nn.Module, files: Sequence[Path], *, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Gives a model that was built on the meta device the tensors in the files, as copies in memory.
+
+    Args:
+        dtype: of floating-point tensors; default as the model has them.
+
+    Raises:
+        CheckpointError: the files are unreadable, or hold anything else than the model's tensors.
+    """
+    wanted = _named(model)
+    _refuse_differences(_forms(wanted), _forms_in(files), f"{files[0]}: does not fit its config")
+    tensors = {}
+    for path in files:
+        for name, tensor in _tensors(path):
+            kind = dtype if dtype and wanted[name].is_floating_point() else wanted[name].dtype
+            # The file may be overwritten or cut while the model lives.
+            own = _copy(f"{path}: {name!r}", tensor, kind).to(device)
+            tensors[name] = _like(wanted[name], own)
+    state = {name: tensors[names[0]] for names in _names(model) for name in names}
+    model.load_state_dict(state, assign=True)
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values
+
+
+class _Form(NamedTuple):
+    """What must agree: floating-point numbers of any precision, or exactly this type; and the shape."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.shape}"
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, _Form]:
+    return {name: _Form(KINDS[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _forms_in(files: Iterable[Path]) -> dict[str, _Form]:
+    """From the files' headers, so that nothing is read if anything is wrong."""
+    forms: dict[str, _Form] = {}
+    for path in files:
+        with _opened(path) as file:
+            for name in sorted(file.keys()):
+                if name in forms:
+                    raise CheckpointError(f"{path}: {name!r} is in another file too")
+                tensor = file.get_slice(name)
+                kind = tensor.get_dtype()
+                forms[name] = _Form(KINDS.get(kind, kind), tuple(tensor.get_shape()))
+    return forms
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    with _opened(path) as file:
+        for name in sorted(file.keys()):
+            yield name, file.get_tensor(name)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no readable safetensors file: {one_line(error)}") from None
+
+
+def _refuse_differences(wanted: Mapping[str, _Form], found: Mapping[str, _Form], complaint: str) -> None:
+    """Refuses tensors that are missing, left over, or of another form; names at most five of them."""
+    problems = [f"{name!r} is missing" for name in wanted if name not in found]
+    problems += [f"{name!r} is not in the model" for name in found if name not in wanted]
+    problems += [
+        f"{name!r} is {found[name]}, not {wanted[name]}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{complaint}: {'; '.join(problems[:5])}{more}")
+
+
+# --- what can be loaded at all --------------------------------------------------------------------------
+
+
+def refuse_unloadable(model: nn.Module, empty: nn.Module) -> None:
+    """Refuses to write what could not be loaded.
+
+    Args:
+        empty: what the model's config makes.
+
+    Raises:
+        CheckpointError: the model has changed since it was built.
+    """
+    complaint = f"{type(model).__name__} is no longer what its config makes"
+    _refuse_differences(_forms(_named(empty)), _forms(_named(model)), complaint)
+
+
+def refuse_strays(model: nn.Module) -> None:
+    """Refuses a model, built on the meta device, with tensors that no file fills: they would compute nothing.
+
+    Raises:
+        CheckpointError: naming the first of them.
+    """
+    for prefix, module in model.named_modules():
+        for name, value in _outside_state(module).items():
+            if any(tensor.is_meta for tensor in _held(value)):
+                raise CheckpointError(
+                    f"{type(module).__name__} keeps {'.'.join(filter(None, (prefix, name)))!r} out of its state_dict,"
+                    " so it cannot be loaded; register it as a persistent buffer"
+                )
+
+
+def _outside_state(module: nn.Module) -> dict[str, Any]:
+    own = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")}
+    return own | {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+
+
+def _held(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, also in collections and distributions."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Distribution):
+        yield from _held(vars(value))
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _held(item)
