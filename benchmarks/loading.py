@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from rounds import race, tell
 from safetensors.torch import save_file
+
 from zoo_core import build, save_pretrained
 
 HERE = sys.executable, "-c"

@@ -40,9 +40,8 @@ def race(commands: Mapping[str, Sequence[str]], rounds: int = ROUNDS) -> dict[st
 
 def tell(title: str, costs: Mapping[str, Sequence[Cost]], reference: str) -> None:
     """Medians, their spread, and the median of the per-round ratios to the reference."""
-    print(
-        f"\n{title}   (median of {len(costs[reference])}, load {os.getloadavg()[0]:.1f}, python {sys.version.split()[0]})"
-    )
+    load, python = os.getloadavg()[0], sys.version.split()[0]
+    print(f"\n{title}   (median of {len(costs[reference])}, load {load:.1f}, python {python})")
     print(f"  {'':44}{'wall s':>8}{'cpu s':>8}{'min-max':>14}{'wall ratio':>12}{'cpu ratio':>11}")
     for name, own in costs.items():
         wall, cpu = [c.wall for c in own], [c.cpu for c in own]

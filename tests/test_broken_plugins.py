@@ -254,3 +254,16 @@ class TestCommandLine:
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].startswith("error: 'dependency/one' cannot be used: ")
         assert "Traceback" not in done.stderr
+
+
+def test_entry_points_that_cannot_be_read_cost_one_line(tmp_path):
+    """A malformed file of any distribution makes Python's own ``entry_points()`` raise."""
+    install(tmp_path, "whole", "@hookimpl\ndef zoo_losses():\n    return []\n")
+    install(tmp_path, "spoilt", entry_point="no equals sign here")
+    done = python("-m", "zoo_core.cli", "plugins", site=tmp_path)
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "zoo-spoilt" in line] == done.stderr.splitlines()
+    assert len(done.stderr.splitlines()) == 1
+    names = [line.split()[0] for line in done.stdout.splitlines()]
+    assert {"core", "metrics", "nets", "vae", "whole"} <= set(names)
+    assert len(names) == len(set(names))

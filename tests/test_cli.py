@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
+
 from zoo_core import build, default_host, save_pretrained
 from zoo_core.cli.main import app
 from zoo_core.data import load

@@ -16,7 +16,6 @@ from tests.registered import DATA, by_name, outputs, registrations, shapes, smal
 from zoo_core import (
     Batch,
     ConfigError,
-    DecoderSpec,
     Encoder,
     EncoderSpec,
     Loss,
@@ -187,8 +186,8 @@ def test_explicit_shapes_win() -> None:
     assert describe(alone, data_shape=DATA, latent_shape=(2,))["data_shape"] == [1, 4, 4]
 
 
-def test_what_one_part_is_told_does_not_reach_its_neighbours() -> None:
-    """The shapes inside an encoder's config are its own; the decoder gets what the encoder provides."""
+def test_an_explicit_shape_reaches_the_parts_after_it() -> None:
+    """What the encoder's config says stands against what ``build`` was given, for the decoder too."""
     encoder = {"type": "nets/mlp_encoder", "latents": 2, "data_shape": [1, 4, 4]}
     model = build(vae(encoder=encoder), data_shape=DATA)
     assert model.encoder.data_shape == model.decoder.data_shape == (1, 4, 4)
@@ -369,6 +368,28 @@ class Weighted(Loss):
         return LossOutput(torch.stack(totals).sum(), {})
 
 
+class Holder(Loss):
+    """Has a part that provides a shape."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, model: Any, batch: Batch) -> LossOutput:
+        raise NotImplementedError
+
+
+class Sized(Loss):
+    """Takes a shape after a part that provides none itself."""
+
+    def __init__(self, part: Loss, latent_shape: Shape) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, model: Any, batch: Batch) -> LossOutput:
+        raise NotImplementedError
+
+
 class Forgetful(Loss):
     """Does not keep its part."""
 
@@ -398,16 +419,14 @@ class OtherPlugin:
         yield EncoderSpec(name="liar", target=f"{__name__}:Codes", summary="Is no encoder.")
 
     @hookimpl
-    def zoo_decoders(self) -> Iterator[DecoderSpec]:
-        yield from ()
-
-    @hookimpl
     def zoo_priors(self) -> Iterator[PriorSpec]:
         yield PriorSpec(name="codes", target=f"{__name__}:Codes", accepts=("vector[codes]",), summary="Codes.")
 
     @hookimpl
     def zoo_losses(self) -> Iterator[LossSpec]:
         yield LossSpec(name="weighted", target=f"{__name__}:Weighted", summary="A sum.")
+        yield LossSpec(name="holder", target=f"{__name__}:Holder", summary="Holds.")
+        yield LossSpec(name="sized", target=f"{__name__}:Sized", summary="Has a shape.")
         yield LossSpec(name="forgetful", target=f"{__name__}:Forgetful", summary="Forgets.")
 
 
@@ -434,6 +453,16 @@ def test_a_part_is_built_once_and_only_if_all_is_well(host: PluginHost) -> None:
     assert BUILT == []
     build(vae(encoder="other/rows"), host=host, data_shape=DATA)
     assert len(BUILT) == 1
+
+
+def test_shapes_inside_a_part_are_not_seen_outside(host: PluginHost) -> None:
+    prior = {"type": "nets/standard_normal", "latent_shape": [5]}
+    sized = {"type": "other/sized", "part": {"type": "other/holder", "prior": prior}}
+    with pytest.raises(ConfigError, match=r"^latent_shape: is required; nothing before it provides it$"):
+        build(sized, host=host)
+    loss = build(sized, host=host, latent_shape=(2,))
+    assert describe(loss, host=host, latent_shape=(2,)) == sized
+    assert describe(loss, host=host) == {**sized, "latent_shape": [2]}
 
 
 def test_parts_in_a_list_are_described_and_built_again(host: PluginHost) -> None:

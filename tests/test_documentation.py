@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+
 from zoo_core import LatentVariableModel, Loss, build, default_host
 from zoo_core.cli.main import app
 from zoo_core.pretrained import checkpoint_folder

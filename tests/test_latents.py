@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
 from zoo_core import DataError, build
 from zoo_core.images import GAP, grid, read_images, save_image, to_picture
 from zoo_core.latents import interpolate, linear, spherical

@@ -781,15 +781,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     **{f"no {field}": (without(field), (CONFIG, repr(field))) for field in FIELDS},
     **{f"{field} wrong": (configured(**{field: "x"}), (CONFIG, repr(field))) for field in FIELDS},
     "format newer": (configured(format=2), (CONFIG, "format 2", "upgrade zoo-core")),
+    "format newer and other": (put(CONFIG, b'{"format": 3}'), (CONFIG, "format 3", "upgrade zoo-core")),
     "preprocessing unknown": (configured(preprocessing={"crop": 3}), (CONFIG, "preprocessing.crop")),
     "preprocessing wrong": (configured(preprocessing={"image_size": "big"}), (CONFIG, "image_size")),
     "shape of words": (configured(data_shape=["a"]), (CONFIG, "data_shape")),
-    "shape negative": (configured(data_shape=[1, -4, 4]), (CONFIG, "data_shape[1]: must be a positive integer")),
+    "shape negative": (configured(data_shape=[1, -4, 4]), (f"{CONFIG}: encoder.data_shape[1]: must be a positive",)),
     "shape astronomic": (configured(data_shape=[1, 2**40, 2**40]), (CONFIG, "model: cannot be built")),
     "shape empty": (configured(data_shape=[]), (CONFIG,)),
     "no type": (configured(model={}), (CONFIG, "model: must be a mapping with a 'type'")),
-    "a wrong argument": (model_with("encoder.latentz", 2), (CONFIG, "model.encoder.latentz", "mean 'latents'")),
-    "a wrong value": (model_with("encoder.hidden", [8, -3]), (CONFIG, "model.encoder.hidden[1]: must be a positive")),
+    "a wrong argument": (model_with("encoder.latentz", 2), (f"{CONFIG}: model.encoder.latentz", "mean 'latents'")),
+    "a wrong value": (model_with("encoder.hidden", [8, -3]), (f"{CONFIG}: model.encoder.hidden[1]: must be a",)),
     "weights missing": (unlink(WEIGHTS), (f"no file {WEIGHTS!r}",)),
     "weights empty": (put(WEIGHTS, b""), (WEIGHTS, "SHA-256")),
     "weights cut": (cut(WEIGHTS, 1000), (WEIGHTS, "SHA-256")),
@@ -817,12 +818,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         ("'4' is not in the model, and 2 more",)),
     "weights not listed": (configured(weights={}), (CONFIG, "no weights called 'model.safetensors'", "listed: none")),
     **{
-        f"weights called {name}": (configured(weights={name: "0" * 64}), (CONFIG, f"weights: {name!r}"))
+        f"weights called {name}": (
+            configured(weights={name: "0" * 64}),
+            (CONFIG, f"weights: must be safetensors files and their SHA-256, got {name!r}"),
+        )
         for name in ("../model.safetensors", "/etc/passwd", "a/model.safetensors", "model.safetensors/../x", "..",
                      "pytorch_model.bin", "model.pt", "", "model.safetensors\n", "C:model.safetensors")
     },
     **{
-        f"weights' hash {sha256!r}": (configured(weights={WEIGHTS: sha256}), (CONFIG, f"weights: {WEIGHTS!r}"))
+        f"weights' hash {sha256!r}": (configured(weights={WEIGHTS: sha256}), (CONFIG, f"got {WEIGHTS!r}: "))
         for sha256 in (None, "", 5, [], "abc", "g" * 64)
     },
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """The training loop: order, schedules, resuming, processes, refusals."""
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from zoo_core import ConfigError, TrainingError, UnknownComponent, build, evaluate, from_pretrained
 from zoo_core.data import load
 from zoo_core.training import read_recipe, train
@@ -73,7 +75,8 @@ class TestOrder:
         epoch = data.draw(st.integers(0, 3))
         seen = torch.cat([step_indices(examples, batch, epoch * steps + s, seed) for s in range(steps)])
         assert len(seen) == len(set(seen.tolist())) == steps * batch
-        assert 0 <= int(seen.min()) and int(seen.max()) < examples
+        assert int(seen.min()) >= 0
+        assert int(seen.max()) < examples
 
     def test_epochs_and_seeds_differ(self):
         orders = {tuple(step_indices(50, 50, step, seed).tolist()) for step in range(5) for seed in range(5)}
@@ -86,7 +89,7 @@ class TestSchedules:
         rates = [learning_rate(s, steps=100, peak=0.5, warmup=10, schedule=schedule) for s in range(100)]
         assert rates[:10] == pytest.approx([0.05 * (s + 1) for s in range(10)])
         assert max(rates) == pytest.approx(0.5)
-        assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+        assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
     def test_cosine_ends_at_nothing_and_is_half_way_in_the_middle(self):
         assert learning_rate(100, steps=100, peak=1, warmup=0, schedule="cosine") == pytest.approx(0)
@@ -251,7 +254,7 @@ class TestRefusals:
     def test_missing_files_and_fields(self, tmp_path):
         with pytest.raises(UnknownComponent, match="no recipe file"):
             read_recipe(tmp_path / "none.yaml")
-        with pytest.raises(UnknownComponent, match="there are: .*vae/vae-mnist"):
+        with pytest.raises(UnknownComponent, match=r"there are: .*vae/vae-mnist"):
             read_recipe("none")
         with pytest.raises(ConfigError, match="model: is required"):
             parse_recipe({"name": "x", "loss": "vae/elbo", "data": {"name": "digits"}, "training": {"steps": 1}})

@@ -96,7 +96,7 @@ def test_what_the_wheels_require_is_enough(zoo: Path, wheels: dict[str, Path]) -
             except Exception as error:
                 print(f"{name}: {error!r}")
     """
-    assert run(zoo, code, *(name for name in modules if not name.endswith("__main__"))) == ""
+    assert run(zoo, code, *modules) == ""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,8 @@ def found(zoo: Path) -> Any:
         host = default_host()
         states = {plugin.name: [plugin.state, plugin.distribution, plugin.error] for plugin in host.plugins.values()}
         torch = "torch" in sys.modules
-        from zoo_core.training.recipe import installed_recipes, read_recipe
+        from zoo_core import read_recipe
+        from zoo_core.training.recipe import installed_recipes
         recipes = [name for name in installed_recipes(host) if read_recipe(name)]
         print(json.dumps({"states": states, "torch": torch, "recipes": recipes}))
     """
@@ -116,8 +117,7 @@ def found(zoo: Path) -> Any:
 
 
 def test_every_plugin_is_active(found: Any) -> None:
-    names = {"core": "zoo-core", **{name: f"zoo-{name}" for name in KNOWN_PLUGINS}}
-    assert found["states"] == {name: ["active", distribution, ""] for name, distribution in names.items()}
+    assert found["states"] == {plugin_name(p): ["active", project_name(p), ""] for p in PROJECTS}
 
 
 def test_finding_plugins_does_not_import_torch(found: Any) -> None:
@@ -144,8 +144,8 @@ def test_a_model_is_built_and_sampled(zoo: Path) -> None:
 def test_every_bundled_checkpoint_is_loaded_and_sampled(zoo: Path) -> None:
     code = """
         import json
-        from zoo_core import default_host
-        from zoo_core.pretrained import checkpoint_folder, from_pretrained
+        from zoo_core import default_host, from_pretrained
+        from zoo_core.pretrained import checkpoint_folder
         names = [r.full_name for r in default_host().registrations("checkpoint") if checkpoint_folder(r)]
         print(json.dumps({name: len(from_pretrained(name).sample(2)) for name in names}))
     """

@@ -53,18 +53,20 @@ def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) 
         )
         for metric, value in results.get("values", {}).items()
     ]
-    data = config.get("provenance", {}).get("recipe", {}).get("data", {}).get("name")
+    trained_on = config.get("provenance", {}).get("recipe", {}).get("data", {}).get("name")
     tags = ["latent-zoo", *sorted(f"zoo-{plugin}" for plugin in config.get("plugins", {}))]
-    return ModelCardData(
+    data = ModelCardData(
         license="apache-2.0",
         library_name="zoo",
         pipeline_tag="unconditional-image-generation",
         tags=tags,
         # Embedded sets are no repositories on the Hub, so its metadata cannot name them.
-        datasets=[data] if data and not data.startswith("core/") and "/" in data else None,
+        datasets=[trained_on] if "/" in (trained_on or "") and not trained_on.startswith("core/") else None,
         model_name=name,
         eval_results=measured or None,
-    ).to_dict()
+    )
+    fields: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    return fields
 
 
 def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, folder: Path) -> Iterator[str]:
@@ -73,7 +75,8 @@ def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, fol
     yield f"# {name.rpartition('/')[2]}\n"
     yield f"{recipe.get('summary') or config['model']['type']}\n"
     yield "```python\nfrom zoo_core import from_pretrained\n"
-    yield f'model = from_pretrained("{name}")\nimages = model.sample(16)  # (16, {_shape(config)}), values in [0, 1]\n```\n'
+    yield f'model = from_pretrained("{name}")'
+    yield f"images = model.sample(16)  # (16, {_shape(config)}), values in [0, 1]\n```\n"
     yield "## Measured\n"
     yield from _measured(results, name)
     yield "## Trained\n"

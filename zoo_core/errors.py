@@ -1,4 +1,8 @@
-"""What the zoo raises. Every message is one sentence or two that say what to do."""
+"""What the zoo raises, and how commands end on it. Every message is a sentence or two that say what to do."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ZooError(Exception):
@@ -27,3 +31,24 @@ class DataError(ZooError):
 
 class TrainingError(ZooError):
     """A run cannot start or cannot go on; what was saved before stays."""
+
+
+@contextmanager
+def exit_with_sentence() -> Iterator[None]:
+    """For commands: an error raised on purpose ends the process with its sentence instead of a traceback.
+
+    Exit codes: 1 for a run or a file that failed, 2 for bad input.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of a pipe, such as head, had enough
+        sys.stderr.close()
+    except (TrainingError, OSError) as error:
+        sys.exit(_tell(error, 1))
+    except ZooError as error:
+        sys.exit(_tell(error, 2))
+
+
+def _tell(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

@@ -95,7 +95,7 @@ class PluginHost:
         self.plugins: dict[str, Plugin] = {}
         self.strict = os.environ.get("ZOO_STRICT", "") not in ("", "0") if strict is None else strict
         if discover:
-            for entry_point in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+            for entry_point in sorted(_installed(), key=lambda e: e.name):
                 self._discover(entry_point)
 
     def register(self, plugin: object, name: str) -> None:
@@ -229,6 +229,23 @@ class PluginHost:
 def default_host() -> PluginHost:
     """The host of this process, made at the first call."""
     return PluginHost()
+
+
+def _installed() -> list[EntryPoint]:
+    """The entry points of every plugin; a distribution whose file of them cannot be read has none."""
+    try:
+        return list(entry_points(group=GROUP))
+    except Exception:  # one distribution's file spoils the answer for all: ask each alone
+        distributions = {_normal(d.name or ""): d for d in reversed(list(Distribution.discover()))}
+        return [found for dist in distributions.values() for found in _readable(dist)]
+
+
+def _readable(dist: Distribution) -> list[EntryPoint]:
+    try:
+        return list(dist.entry_points.select(group=GROUP))
+    except Exception as error:
+        log.warning("the entry points of %s cannot be read: %s", dist.name, one_line(error))
+        return []
 
 
 def collect(plugin: object, name: str, package: str | None = None) -> tuple[Spec, ...]:

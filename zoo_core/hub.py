@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar
 
 from zoo_core.errors import CheckpointError
@@ -75,27 +76,31 @@ def _refusal(error: Exception, repository: str, name: str, revision: str | None)
     from huggingface_hub import errors
 
     where = f"{repository!r}" + (f" at revision {revision!r}" if revision else "")
+    why = f": {reason(error.__cause__)}" if error.__cause__ else " offline"
     meanings: dict[type[Exception], str] = {  # a class before its parents
         errors.GatedRepoError: f"{repository!r} is gated: accept its terms on the Hub and give a token",
         errors.RepositoryNotFoundError: f"no repository {repository!r} on the Hub, or it is private and needs a token",
         errors.RevisionNotFoundError: f"{repository!r} has no revision {revision!r}",
-        errors.LocalEntryNotFoundError: f"{name!r} of {where} is not in the cache and cannot be fetched{_cause(error)}",
+        errors.LocalEntryNotFoundError: f"{name!r} of {where} is not in the cache and cannot be fetched{why}",
         errors.EntryNotFoundError: f"{where} has no file {name!r}",
         errors.HFValidationError: f"{repository!r} is neither a folder, nor a registered name, nor a Hub id",
     }
-    if status(error) == 401 and not isinstance(error, errors.RepositoryNotFoundError):
-        return f"the Hub does not accept the token that was sent for {repository!r}"
-    unknown = f"{name!r} of {where} cannot be downloaded: {one_line(error.__cause__ or error)}"
+    unknown = f"{name!r} of {where} cannot be downloaded: {reason(error)}"
     return next((meaning for kind, meaning in meanings.items() if isinstance(error, kind)), unknown)
 
 
-def _cause(error: Exception) -> str:
-    return f": {one_line(error.__cause__)}" if error.__cause__ else " offline"
+def reason(error: BaseException) -> str:
+    """Why the Hub's client failed, on one line: what the Hub answered, or the first of the causes."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        hint = "; is the token right?" if response.status_code == 401 else ""
+        said = getattr(error, "server_message", None) or response.reason_phrase
+        return f"the Hub answered {response.status_code} ({_short(said)}){hint}"
+    return reason(error.__cause__) if error.__cause__ else _short(one_line(error))
 
 
-def status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, if there is one."""
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _short(text: str) -> str:
+    return shorten(text, 300, placeholder=" …")
 
 
 def upload(
@@ -128,8 +133,7 @@ def upload(
         operations = [*_additions(folder, there), *_deletions(folder, there, stale)]
         commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
     except Exception as error:  # a lost connection has the HTTP library's own name
-        reason = "the Hub does not accept the token" if status(error) == 401 else one_line(error)
-        raise CheckpointError(f"cannot upload to {repository!r}: {reason}") from error
+        raise CheckpointError(f"cannot upload to {repository!r}: {reason(error)}") from error
     return str(commit.oid)
 
 

@@ -133,7 +133,8 @@ def from_pretrained(
     place, kind, stem = _device(device), weights.floating(dtype, "dtype"), weights.stem(variant)
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     source, known = _find(name, revision, _inside(subfolder), {**hub, "force_download": force_download}, host)
-    config = _read_config(source.config)
+    known = "" if variant or subfolder else known
+    config = read_config(source.config)
     model = _empty(config, str(source.config), expected, host)
     model.preprocessing = _preprocessing(config, source.config)
     weights.load(model, _verified(source, config, stem, sha256 or known), device=place, dtype=kind)
@@ -166,7 +167,7 @@ def push_to_hub(
                 folder, repo_id, private=private, revision=revision, commit_message=commit_message, token=token
             )
     source = _in_folder(Path(model), "")
-    for name, sha256 in _read_config(source.config)["weights"].items():
+    for name, sha256 in read_config(source.config)["weights"].items():
         weights.verify(source.file(name), sha256)
     return upload(
         Path(model), repo_id, stale=weights.stem_of, private=private, revision=revision, message=commit_message,
@@ -188,6 +189,19 @@ def checkpoint_folder(registration: Registration) -> Path | None:
     except Exception as error:
         raise PluginError(f"checkpoint {registration.full_name!r}: {package!r}: {one_line(error)}") from error
     return folder if (folder / CONFIG).is_file() else None
+
+
+def local_checkpoint(name: str | Path, *, host: PluginHost | None = None) -> Path:
+    """The folder of a checkpoint on this machine: a folder itself, or a registered one inside a plugin.
+
+    Raises:
+        CheckpointError: it is on the Hub only. UnknownComponent: nothing has that name.
+    """
+    registration = None if os.path.isdir(name) else _registered(str(name), host or default_host())
+    folder = checkpoint_folder(registration) if registration else Path(name)
+    if folder is None or not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{str(name)!r} is no checkpoint on this machine; name its folder")
+    return folder
 
 
 # --- saving ---------------------------------------------------------------------------------------------
@@ -219,8 +233,8 @@ def _other_variants(folder: Path, config: Mapping[str, Any], stem: str) -> dict[
     """Weight files in the folder that are other variants of the same model, and their SHA-256."""
     if not (folder / CONFIG).is_file():
         return {}
-    old = _read_config(folder / CONFIG)
-    same = all(old[field] == json.loads(json.dumps(config[field])) for field in ("model", "data_shape"))
+    old = read_config(folder / CONFIG)
+    same = all(old[field] == config[field] for field in ("model", "data_shape"))
     return {name: sha256 for name, sha256 in old["weights"].items() if same and weights.stem_of(name) != stem}
 
 
@@ -296,7 +310,12 @@ def _registered(name: str, host: PluginHost) -> Registration | None:
 # --- loading --------------------------------------------------------------------------------------------
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """What a ``config.json`` says, once it has been found to be one.
+
+    Raises:
+        CheckpointError: it is missing, too large, no JSON, of a newer format, or lacks a field; names the file.
+    """
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise CheckpointError(f"{path}: larger than {LARGEST_CONFIG} bytes")
@@ -305,16 +324,23 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: no valid JSON: {one_line(error)}") from None
+    return _checked_fields(config, path)
+
+
+def _checked_fields(config: Any, path: Path) -> dict[str, Any]:
+    fields = config if isinstance(config, dict) else {}
+    version = fields.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise CheckpointError(f"{path}: format {version} is newer than this zoo-core; upgrade zoo-core")
     for field, form in FIELDS.items():
-        if not isinstance(config, dict) or not isinstance(config.get(field), form):
+        if not isinstance(fields.get(field), form):
             raise CheckpointError(f"{path}: no zoo checkpoint: the field {field!r} is missing or wrong")
-    if config["format"] > FORMAT:
-        raise CheckpointError(f"{path}: format {config['format']} is newer than this zoo-core; upgrade zoo-core")
-    for name, sha256 in config["weights"].items():
+    for name, sha256 in fields["weights"].items():
         # A plain name leads nowhere out of the folder.
         if not (weights.FILE.fullmatch(name) and isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-            raise CheckpointError(f"{path}: weights: {shown(name)} is no weight file's name with its SHA-256")
-    return dict(config)
+            got = f"{shown(name)}: {shown(sha256)}"
+            raise CheckpointError(f"{path}: weights: must be safetensors files and their SHA-256, got {got}")
+    return fields
 
 
 def _empty(config: Mapping[str, Any], where: str, expected: type[GenerativeModel], host: PluginHost) -> GenerativeModel:
@@ -341,7 +367,8 @@ def _verified(source: Folder | Repository, config: Mapping[str, Any], stem: str,
     """The weight files of a stem, each of which has the SHA-256 that the config says."""
     names = sorted(name for name in config["weights"] if weights.stem_of(name) == stem)
     if not names:
-        listed = ", ".join(map(repr, list(config["weights"])[:5])) or "none"
+        stems = sorted({f"{weights.stem_of(name)}.safetensors" for name in config["weights"]})
+        listed = ", ".join(map(repr, stems[:5])) or "none"
         raise CheckpointError(f"{source.config}: no weights called '{stem}.safetensors'; listed: {listed}")
     if sha256 and len(names) > 1:
         raise CheckpointError(f"sha256 is given, but there are {len(names)} weight files")

@@ -107,7 +107,7 @@ def _copy(what: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
         raise CheckpointError(f"{what} holds nan")
     dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
     copy = tensor.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
-    if not torch.equal(copy.isinf(), tensor.isinf()):
+    if dtype != tensor.dtype and not torch.equal(copy.isinf(), tensor.isinf()):
         raise CheckpointError(f"{what} holds numbers too large for {dtype}")
     return copy
 

@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from zoo_core.data.cache import ABANDONED, PREFIX, Entry, cached
+from zoo_core.data.cache import ABANDONED, Entry, cached
 from zoo_core.data.fingerprint import fingerprint, flatten
 from zoo_core.data.strings import Strings
+from zoo_core.files import WRITING
 
 COLUMNS = {
     "image": torch.arange(7 * 12, dtype=torch.uint8).view(7, 1, 3, 4),
@@ -188,13 +189,13 @@ def test_serves_from_memory_when_the_disk_is_full(folder, room):
 
 def test_leftovers_are_swept_when_they_are_old(folder):
     for name, age in (("old", ABANDONED + 60), ("young", ABANDONED - 60)):
-        leftover = folder / f"{PREFIX}{name}"
+        leftover = folder / f"{WRITING}{name}"
         leftover.mkdir(parents=True)
         (leftover / "image.npy").touch()
         for path in (leftover / "image.npy", leftover):
             os.utime(path, (time.time() - age,) * 2)
     cached("key", Decoder())
-    assert names(folder) == [f"{PREFIX}young", "key"]
+    assert names(folder) == [f"{WRITING}young", "key"]
 
 
 def test_who_comes_second_takes_the_first_ones_entry(folder):
@@ -272,7 +273,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_whole(folder):
     *killed, done = [line.split() for line in output.splitlines()]
     assert len(killed) == 4  # image.npy, meta.json, the entry's folder; at last the cache's own
     *before, after = [found for code, *found in killed if code == "-9"]
-    assert all(name.startswith(PREFIX) for found in before for name in found)
+    assert all(name.startswith(WRITING) for found in before for name in found)
     assert after[-1] == "key"  # renamed, and only then killed: whole
     assert done[0] == "0"
     entry = cached("key", lambda: pytest.fail("it was cached"))

@@ -54,11 +54,3 @@ def _summary(path: Path) -> str:
     line = path.read_text(encoding="utf-8").partition("\n")[0]
     return line.removeprefix("summary: ") if line.startswith("summary: ") else ""
 
-
-def train_alone() -> None:
-    """The command by itself, for ``python -m zoo_core.training``."""
-    from zoo_core.cli.main import guarded
-
-    app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(train)
-    guarded(app)

@@ -9,12 +9,10 @@ import functools
 import io
 import json
 import os
-import secrets
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +23,9 @@ from torch import Tensor
 
 from zoo_core.data.fingerprint import fingerprint, flatten, unflatten
 from zoo_core.data.strings import Strings
+from zoo_core.files import WRITING, whole_folder, write_json
 
 META = "meta.json"
-PREFIX = ".writing-"
 ABANDONED = 3600.0  # seconds without a write after which a writer is taken for dead
 
 
@@ -60,7 +58,8 @@ def cached(key: str, decode: Callable[[], Mapping[str, Tensor | Strings]]) -> En
 def _store(folder: Path, columns: dict[str, Tensor | Strings]) -> Entry:
     entry = Entry(columns, fingerprint(columns))
     try:
-        _write(folder, entry)
+        if _read(folder) is None:  # another process may have been first
+            _write(folder, entry)
     except OSError as error:
         _warn_once(str(folder.parent), error.strerror or str(error))
     return _read(folder) or entry
@@ -95,24 +94,9 @@ def _map(path: Path, size: int) -> Tensor:
 def _write(folder: Path, entry: Entry) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
-    with _temporary(folder.parent) as temporary:
+    with whole_folder(folder) as temporary:
         sizes = {name: _save(temporary / f"{name}.npy", tensor) for name, tensor in flatten(entry.columns).items()}
-        meta = {"fingerprint": entry.fingerprint, "files": sizes}
-        _save_bytes(temporary / META, json.dumps(meta, indent=1).encode())
-        _sync_folder(temporary)
-        _install(temporary, folder)
-        _sync_folder(folder.parent)
-
-
-@contextmanager
-def _temporary(parent: Path) -> Iterator[Path]:
-    # Not tempfile.mkdtemp: its mode 0700 would lock others out of a shared cache.
-    folder = parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        write_json(temporary / META, {"fingerprint": entry.fingerprint, "files": sizes})
 
 
 def _save(path: Path, tensor: Tensor) -> int:
@@ -120,46 +104,15 @@ def _save(path: Path, tensor: Tensor) -> int:
     header = io.BytesIO()
     write_array_header_1_0(header, header_data_from_array_1_0(array))
     # Not np.save: on a full disk it loses the last bytes without an error.
-    return _save_bytes(path, header.getvalue(), array.data)
-
-
-def _save_bytes(path: Path, *parts: bytes | memoryview) -> int:
     with path.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+        file.write(header.getvalue())
+        file.write(array.data)
     return path.stat().st_size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _install(temporary: Path, folder: Path) -> None:
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if _read(folder) is not None:
-            return  # another process was first
-        _discard(folder)
-        temporary.rename(folder)
-
-
-def _discard(folder: Path) -> None:
-    """Takes a damaged entry out of the way at once, then deletes it."""
-    trash = folder.with_name(f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}")
-    folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:
     """Deletes what killed writers left behind."""
-    for leftover in parent.glob(f"{PREFIX}*"):
+    for leftover in parent.glob(f"{WRITING}*"):
         if time.time() - _last_write(leftover) > ABANDONED:
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -287,7 +287,7 @@ def _require_one_group(accelerator: Accelerator) -> None:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads per process"
+    return f"{device.type}, {torch.get_num_threads()} thread(s) per process"
 
 
 def _require_shares(batch: int, examples: int, world: int) -> None:

@@ -225,8 +225,11 @@ def test_states_of_two_processes_add_up_to_one_pass(here: list[float], there: li
 
 def test_likelihoods_far_from_0_keep_their_standard_error() -> None:
     """log p(x) of a large picture is -10^5 nats and varies by 10: float32 sums of squares would lose that."""
-    values = (-1e5 + 10 * torch.randn(10_000, dtype=torch.float64)).tolist()
-    value, error, _ = state_of(values[:5000], values[5000:]).compute()["value"]
+    metric, x = Values(), -1e5 + 10 * torch.randn(10_000)
+    for batch in x.split(5000):
+        metric.update(None, {"image": batch})
+    value, error, _ = metric.compute()["value"]
+    values = x.double().numpy()
     assert value == pytest.approx(numpy.mean(values), rel=1e-12)
     assert error == pytest.approx(numpy.std(values, ddof=1) / 100, rel=1e-4)
 

@@ -11,4 +11,4 @@ def widened(h: Tensor) -> Tensor:
 
 def as_weights(x: Tensor, body: nn.Module) -> Tensor:
     """x in the dtype of a body's weights, for a model that was moved to half precision or to float64."""
-    return x.to(next(body.parameters()).dtype)
+    return x.to(next(body.parameters(), x).dtype)

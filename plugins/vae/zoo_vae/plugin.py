@@ -38,3 +38,9 @@ def zoo_checkpoints() -> Iterator[CheckpointSpec]:
         hub="latent-zoo/vae-mnist",
         summary="Convolutional VAE on binarised MNIST, 28x28 grey digits.",
     )
+    yield CheckpointSpec(
+        name="burda-vae-mnist",
+        target="zoo_vae:checkpoints",
+        hub="latent-zoo/burda-vae-mnist",
+        summary="The one-layer VAE of Burda et al. (2016) on binarised MNIST.",
+    )
