@@ -234,8 +234,10 @@ class LatentVariableModel(GenerativeModel):
             chunk: how many of the K are decoded at a time.
 
         Raises:
-            ConfigError: q(z|x) is a Dirac, which has no density.
+            ConfigError: q(z|x) is a Dirac, which has no density, or there are no samples.
         """
+        if min(samples, chunk) < 1:
+            raise ConfigError(f"samples and chunk: must be positive integers, got {samples} and {chunk}")
         q = self.encoder(x)
         counts = [min(chunk, samples - k) for k in range(0, samples, chunk)]
         return torch.logsumexp(

@@ -24,6 +24,18 @@ def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Whatever is drawn or seeded inside, the global generators are afterwards as they were."""
+    numpy_state, python_state = numpy.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=_gpus_in_use()):
+            yield
+    finally:
+        numpy.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
 def _gpus_in_use() -> list[int]:
     """Those whose generators torch.manual_seed changes, whatever device it is meant for."""
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from zoo_core.components import GenerativeModel, Measurement, Metric
 from zoo_core.data import Dataset
+from zoo_core.errors import ConfigError
 from zoo_core.host import core_version
-from zoo_core.randomness import seed_everything
+from zoo_core.randomness import seed_everything, undisturbed
 
 
 @torch.no_grad()
@@ -35,13 +36,13 @@ def evaluate(
         progress: called with the number of examples after each batch.
 
     Raises:
-        ConfigError: a metric cannot be computed on this model.
+        ConfigError: a metric cannot be computed on this model, or two report under one name.
     """
     metrics = list(metrics)
     device = _device(model)
     for metric in metrics:
         metric.reset()
-    with _evaluating(model):
+    with undisturbed(), _evaluating(model):
         for number, indices in _share(min(examples or len(dataset), len(dataset)), batch):
             seed_everything(seed, number)
             inputs = model.preprocessing(to_device(dataset.batch(indices), device))
@@ -50,7 +51,16 @@ def evaluate(
             if progress:
                 progress(len(indices))
     _merge(metrics)
-    return {name: value for metric in metrics for name, value in metric.compute().items()}
+    values = [item for metric in metrics for item in metric.compute().items()]
+    _require_distinct([name for name, _ in values])
+    return dict(values)
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    """Refuses two metrics that report under one name, since one would hide the other."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"more than one of the metrics reports {twice[0]!r}; measure them one at a time")
 
 
 def results(

@@ -390,3 +390,27 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
         for name in alone:
             assert together[name] == pytest.approx(alone[name], rel=1e-9)
     assert [values["elbo"][2] for values in first] == [23, 4]
+
+
+def test_evaluation_leaves_the_global_generators_as_they_were(ppca: PPCA) -> None:
+    def draws() -> tuple[float, float, float]:
+        return torch.rand(()).item(), numpy.random.rand(), random.random()
+
+    states = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
+    undisturbed = draws()
+    torch.set_rng_state(states[0])
+    numpy.random.set_state(states[1])
+    random.setstate(states[2])
+    evaluate(ppca.model(), [ELBO()], pictures(5))
+    assert draws() == undisturbed
+
+
+def test_two_metrics_of_one_name_are_refused(ppca: PPCA) -> None:
+    with pytest.raises(ConfigError, match="more than one of the metrics reports 'distortion'"):
+        evaluate(ppca.model(), [ELBO(), ELBO(samples=4)], pictures(5))
+
+
+@pytest.mark.parametrize("wrong", [{"samples": 0}, {"samples": -1}, {"samples": 2, "chunk": 0}])
+def test_a_bound_needs_samples(ppca: PPCA, wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be positive integers"):
+        ppca.model().log_prob(torch.zeros(2, *DATA, dtype=torch.float64), **wrong)
