@@ -396,12 +396,13 @@ def test_evaluation_leaves_the_global_generators_as_they_were(ppca: PPCA) -> Non
     def draws() -> tuple[float, float, float]:
         return torch.rand(()).item(), numpy.random.rand(), random.random()
 
+    model = ppca.model()
     states = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
     undisturbed = draws()
     torch.set_rng_state(states[0])
     numpy.random.set_state(states[1])
     random.setstate(states[2])
-    evaluate(ppca.model(), [ELBO()], pictures(5))
+    evaluate(model, [ELBO()], pictures(5))
     assert draws() == undisturbed
 
 
