@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.components import Prior as Prior
     from zoo_core.components import Quantized as Quantized
     from zoo_core.components import Quantizer as Quantizer
+    from zoo_core.components import StatisticalModel as StatisticalModel
     from zoo_core.config import build as build
     from zoo_core.config import check as check
     from zoo_core.config import describe as describe
@@ -77,6 +78,7 @@ _PUBLIC = {
     "zoo_core.components": (
         "Batch", "Component", "Decoder", "Encoder", "GenerativeModel", "LatentVariableModel", "Likelihood",
         "Loss", "LossOutput", "Measurement", "Metric", "Posterior", "Prior", "Quantized", "Quantizer",
+        "StatisticalModel",
     ),
     "zoo_core.config": ("build", "check", "describe"),
     "zoo_core.distributions": (

@@ -252,6 +252,30 @@ class LatentVariableModel(GenerativeModel):
         return log_p_xz - q.log_prob(z)
 
 
+class StatisticalModel(GenerativeModel):
+    """A model that is fitted by sums over the data, such as those of EM, instead of by gradients.
+
+    An iteration adds up ``statistics`` over all batches and all processes, and gives the sums to ``update``:
+    the fit is the same whatever the batches and however many the processes.
+    """
+
+    @abc.abstractmethod
+    def begin(self, x: Tensor) -> None:
+        """Where the fit starts, from some examples x (N, *data_shape); draws from torch's global generator."""
+
+    @abc.abstractmethod
+    def statistics(self, x: Tensor) -> dict[str, Tensor]:
+        """Sums over a batch x (B, *data_shape), in float64; ``n`` and ``objective`` are among them.
+
+        The objective is what an iteration never makes worse, at the parameters before the update: the log
+        density in nats, or minus the squared error, summed over examples.
+        """
+
+    @abc.abstractmethod
+    def update(self, statistics: Mapping[str, Tensor]) -> None:
+        """One iteration's new parameters, from the sums over all data."""
+
+
 def agree(shape: str, **parts: Component) -> None:
     """Refuses parts whose attribute ``shape`` differs.
 

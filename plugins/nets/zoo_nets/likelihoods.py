@@ -89,7 +89,7 @@ class LogisticMixtureLikelihood(Likelihood):
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
         h = widened(h).unflatten(-event_dim, (3, self.components, -1))
         logits, mu, log_s = h.unbind(-event_dim - 2)
-        # At first, means spread over [0, 1] and logistics half as wide as the data's range.
+        # At first, means spread over [0, 1] and scales of e^-1.5 = 0.22, so that each level has some mass.
         mu = mu + self._start(h).view(-1, *[1] * event_dim)
         return DiscretizedLogisticMixture(logits, mu, log_s - 1.5, event_dim=event_dim)
 
