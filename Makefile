@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PROJECTS := . $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
+PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
@@ -11,11 +11,12 @@ WORKERS ?= 2
 setup: .venv/.ready
 
 # Torch comes first and alone: every other package is content with the version that is there.
-.venv/.ready: constraints.txt $(addsuffix /pyproject.toml,$(PROJECTS))
+.venv/.ready: constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS))
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) torch
 	$(INSTALL) editables hatchling
-	$(INSTALL) --no-build-isolation $(foreach p,$(filter-out .,$(PROJECTS)),--editable $(p)) --editable '.[dev]'
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	$(INSTALL) --no-build-isolation $(addprefix --editable ,$(PLUGINS))
 	touch $@
 
 demo: setup

@@ -144,7 +144,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
         [
-            (("sample", "vae-minst"), 2, "no checkpoint 'vae-minst'; did you mean: vae-mnist?"),
+            (("sample", "vae-minst"), 2, "no checkpoint 'vae-minst'; did you mean: vae-mnist"),
             (("sample", "./nowhere"), 2, "no such folder: 'nowhere'"),
             (("list", "animals"), 2, "no kind 'animals'; there are: encoders"),
             (("show", "elbo"), 2, "names more than one component"),

@@ -1,5 +1,6 @@
 """Folders that are whole or not there: after success, after an error, after a kill."""
 
+import errno
 import json
 import os
 import signal
@@ -94,6 +95,20 @@ def test_an_error_between_two_steps_leaves_the_old(tmp_path: Path, monkeypatch: 
         write(tmp_path / "target", x="new")
     assert contents(tmp_path) == {"target/x": "old"}
     assert leftovers(tmp_path) == []
+
+
+def test_why_a_name_could_not_be_given_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.startswith(WRITING):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        write(tmp_path / "target", x="1")
+    assert list(tmp_path.iterdir()) == []
 
 
 KILLED = """
@@ -208,5 +223,3 @@ def test_json_is_for_people_too(tmp_path: Path) -> None:
     assert json.loads(text) == {"σ": [1, None]}
     assert "σ" in text
     assert text.endswith("}\n")
-
-

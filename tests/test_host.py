@@ -264,9 +264,7 @@ class TestDiscovery:
         install(site, "vq", code, entry_point="vq = zoo_vq.plugin:Mine")
         assert PluginHost(strict=True).find("prior", "flow").full_name == "vq/flow"
 
-    def test_a_broken_one_is_told_in_one_line_and_left_out(
-        self, site: Path, warnings: Callable[[], list[str]]
-    ) -> None:
+    def test_a_broken_one_is_told_in_one_line_and_left_out(self, site: Path, warnings: Callable[[], list[str]]) -> None:
         install(site, "vq", "raise RuntimeError('no\\n  luck %s')", version="1.2")
         host = PluginHost()
         plugin = host.plugins["vq"]
@@ -307,9 +305,7 @@ class TestDiscovery:
         with pytest.raises(KeyboardInterrupt):
             PluginHost()
 
-    def test_what_an_interrupted_uninstall_leaves_is_told(
-        self, site: Path, warnings: Callable[[], list[str]]
-    ) -> None:
+    def test_what_an_interrupted_uninstall_leaves_is_told(self, site: Path, warnings: Callable[[], list[str]]) -> None:
         install_flow(site, "vq")
         (site / "zoo_vq-1.0.dist-info" / "METADATA").unlink()
         assert "vq" not in PluginHost().plugins
@@ -444,9 +440,7 @@ class TestSwitches:
         assert PluginHost(strict=True).plugins["vq"].state == "active"
         assert imported()
 
-    def test_to_disable_outweighs_to_allow(
-        self, imported: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_to_disable_outweighs_to_allow(self, imported: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ZOO_PLUGINS", "vq")
         monkeypatch.setenv("ZOO_DISABLE", "vq")
         assert PluginHost().registrations() == []

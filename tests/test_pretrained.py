@@ -142,6 +142,7 @@ class Frozen(Bare):
     def __init__(self, data_shape: Shape) -> None:
         super().__init__(data_shape)
         self.linear.bias.requires_grad_(False)
+        self.codes = nn.Parameter(torch.arange(3), requires_grad=False)
 
 
 class Peculiar(Bare):
@@ -286,9 +287,8 @@ def test_results_are_those_of_these_weights(tmp_path: Path) -> None:
 
 def test_gradients_are_wanted_where_the_constructor_says(tmp_path: Path, host: PluginHost) -> None:
     save_pretrained(Frozen(SHAPE), tmp_path / "model", host=host)
-    loaded = from_pretrained(tmp_path / "model", host=host)
-    assert {n: p.requires_grad for n, p in loaded.named_parameters()} == {"linear.weight": True, "linear.bias": False}
-    assert isinstance(loaded.linear.bias, nn.Parameter)
+    wanted = {name: p.requires_grad for name, p in from_pretrained(tmp_path / "model", host=host).named_parameters()}
+    assert wanted == {"codes": False, "linear.weight": True, "linear.bias": False}
 
 
 @pytest.mark.parametrize("shard", ["5GB", 1])
@@ -314,17 +314,17 @@ def test_awkward_tensors_come_back(tmp_path: Path, host: PluginHost) -> None:
 
 
 @pytest.mark.parametrize("storage", [torch.float16, torch.bfloat16, "bfloat16", torch.float64])
-def test_storage_is_a_matter_of_the_file(tmp_path: Path, storage: Any) -> None:
-    model = make(NORMS)
-    save_pretrained(model, tmp_path / "model", storage=storage)
+def test_storage_is_a_matter_of_the_file(tmp_path: Path, host: PluginHost, storage: Any) -> None:
+    model = Peculiar(SHAPE)
+    save_pretrained(model, tmp_path / "model", storage=storage, host=host)
     dtype = getattr(torch, storage) if isinstance(storage, str) else storage
     stored = load_file(tmp_path / "model" / "model.safetensors")
-    assert {t.dtype for t in stored.values() if t.is_floating_point()} == {dtype}
-    loaded, wanted = from_pretrained(tmp_path / "model").state_dict(), model.state_dict()
-    for name, tensor in wanted.items():
+    loaded = from_pretrained(tmp_path / "model", host=host).state_dict()
+    for name, tensor in model.state_dict().items():
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        assert stored[name].dtype == kind
         assert loaded[name].dtype == tensor.dtype
-        rounded = tensor.to(dtype).to(tensor.dtype) if tensor.is_floating_point() else tensor
-        assert torch.equal(loaded[name], rounded)
+        assert torch.equal(loaded[name], tensor.to(kind).to(tensor.dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "float64"])
@@ -383,6 +383,14 @@ def test_a_variant_lies_beside_the_others_of_its_model(tmp_path: Path) -> None:
     assert names(tmp_path / "model") == FILES
 
 
+def test_a_variant_beside_damaged_weights_does_not_mend_them(folder: Path) -> None:
+    flip(WEIGHTS, -5)(folder)
+    save_pretrained(make(), folder, variant="other")
+    assert_same(from_pretrained(folder, variant="other"), make())
+    with refused(CheckpointError, WEIGHTS, "SHA-256"):
+        from_pretrained(folder)
+
+
 def test_a_variant_of_another_model_stands_alone(folder: Path) -> None:
     save_pretrained(make(NORMS), folder, variant="other")
     assert names(folder) == {"config.json", "model.other.safetensors"}
@@ -411,8 +419,11 @@ def test_every_shard_is_needed(tmp_path: Path, variant: str | None) -> None:
     save_pretrained(model, tmp_path / "model", max_shard_size=1000, variant=variant)
     shards = sorted(config_of(tmp_path / "model")["weights"])
     assert len(shards) > 3
-    index = json.loads((tmp_path / "model" / shards[0]).with_name(
-        f"model{'.fp16' if variant else ''}.safetensors.index.json").read_text())
+    index = json.loads(
+        (tmp_path / "model" / shards[0])
+        .with_name(f"model{'.fp16' if variant else ''}.safetensors.index.json")
+        .read_text()
+    )
     assert set(index["weight_map"].values()) == set(shards)
     assert_same(from_pretrained(tmp_path / "model", variant=variant), model)
     for shard in shards:
@@ -640,16 +651,6 @@ def test_a_subfolder_lies_inside(folder: Path, saved: Path) -> None:
 def test_a_subfolder_does_not_lead_out(folder: Path, subfolder: str) -> None:
     with refused(CheckpointError, "subfolder", repr(subfolder), "plain names"):
         from_pretrained(folder.parent / "model", subfolder=subfolder)
-
-
-def test_an_unknown_name_gets_suggestions() -> None:
-    with refused(UnknownComponent, "no checkpoint 'vae-mnits'", "did you mean: vae-mnist?", "organisation/name"):
-        from_pretrained("vae-mnits")
-    with refused(UnknownComponent, "no checkpoint 'zzz'", "there are: ", "vae-mnist"):
-        from_pretrained("zzz")
-    for name in ("zzz", "a" * 5000, "a\0b", "ü"):
-        with refused(UnknownComponent, "no checkpoint", "there are: none"):
-            from_pretrained(name, host=PluginHost(discover=False))
 
 
 def test_another_class_than_expected_is_refused(folder: Path) -> None:
@@ -976,9 +977,7 @@ def bundled(bundle: Path) -> PluginHost:
 
 
 @pytest.mark.parametrize("name", ["small", "bundle/small"])
-def test_a_bundled_checkpoint_needs_no_network(
-    bundled: PluginHost, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundled_checkpoint_needs_no_network(bundled: PluginHost, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", pytest.fail)
     assert_same(from_pretrained(name, host=bundled), make())
 
@@ -986,6 +985,18 @@ def test_a_bundled_checkpoint_needs_no_network(
 def test_where_a_checkpoint_lies(bundled: PluginHost, bundle: Path) -> None:
     folders = {r.spec.name: checkpoint_folder(r) for r in bundled.registrations("checkpoint") if r.plugin == "bundle"}
     assert folders == {"small": bundle / "checkpoints" / "small", "large": None}
+
+
+def test_an_unknown_name_gets_suggestions(bundle: Path) -> None:
+    host = PluginHost(discover=False)
+    for name in ("zzz", "a" * 5000, "a\0b", "ü"):
+        with refused(UnknownComponent, "no checkpoint", "there are: none"):
+            from_pretrained(name, host=host)
+    host.register(Checkpoints(spec("small"), spec("large")), "bundle")
+    with refused(UnknownComponent, "no checkpoint 'smal'", "did you mean: small?", "organisation/name"):
+        from_pretrained("smal", host=host)
+    with refused(UnknownComponent, "no checkpoint 'zzz'", "there are: large, small"):
+        from_pretrained("zzz", host=host)
 
 
 def test_a_name_that_two_plugins_use_needs_its_plugin(bundled: PluginHost) -> None:

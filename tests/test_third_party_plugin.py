@@ -98,10 +98,10 @@ TRAIN = """
     import json, sys
     from pathlib import Path
     from zoo_core import read_recipe, train
-    from zoo_core.training.loop import Run
+    from zoo_core.training.gradients import GradientRun
     recipe, folder = read_recipe(sys.argv[1]), Path(sys.argv[2])
     model = train(recipe, folder)
-    left = Run(recipe, folder).model.eval()
+    left = GradientRun(recipe, folder).model.eval()
     print(json.dumps({"model": str(model), "equal": draw(left, 0), "other": draw(left, 1)}))
 """
 

@@ -98,10 +98,14 @@ def _measured(results: Mapping[str, Any], name: str) -> Iterator[str]:
     yield f"On `{results['data']}`, split `{results['split']}`, in {UNITS}:\n"
     yield "| metric | value | standard error | examples |\n|---|---|---|---|"
     for metric, value in results["values"].items():
-        yield f"| {metric} | {value['value']:.2f} | {value['error']:.2f} | {value['n']:,} |"
+        yield f"| {metric} | {_number(value['value'])} | {_number(value['error'])} | {value['n']:,} |"
     seed, versions = results["seed"], results.get("versions", {})
     yield f"\nTo compute them again (seed {seed}; {_versions(versions)}):\n"
     yield f"```console\n$ zoo eval {name}\n```\n"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
 
 
 def _versions(versions: Mapping[str, str]) -> str:

@@ -48,13 +48,15 @@ def build(config: Config | str, kind: str | None = None, *, host: PluginHost | N
     return _constructed(plan, dict(shapes), "")
 
 
-def check(config: Config | str, kind: str | None = None, *, path: str = "", host: PluginHost | None = None) -> None:
-    """Raises what ``build`` would raise, as far as it can be told without building.
+def check(
+    config: Config | str, kind: str | None = None, *, path: str = "", host: PluginHost | None = None
+) -> type[Component]:
+    """The class that ``build`` would build; raises what it would raise, as far as that can be told beforehand.
 
     Args:
         path: where the config stands in a larger one, for messages.
     """
-    _planned(config, (kind,) if kind else (), path, host or default_host())
+    return _planned(config, (kind,) if kind else (), path, host or default_host()).target
 
 
 def describe(component: Component, *, host: PluginHost | None = None, **shapes: Any) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
             if not path.is_symlink():
+                # safetensors lets only the owner read; a folder's files show what the umask allows.
+                path.chmod(path.stat().st_mode | temporary.stat().st_mode & 0o666)
                 sync(path)
         _replace(temporary, target)
         sync(target.parent)
@@ -92,4 +94,5 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Raises ValueError for nan and infinity, which are no JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

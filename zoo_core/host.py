@@ -183,12 +183,17 @@ class PluginHost:
             if self.strict:
                 raise PluginError(f"{plugin} is broken: {plugin.error}") from error
             switch = plugin.name if plugin.owns_its_name else plugin.distribution or plugin.name
-            log.warning("%s is skipped: %s (see 'zoo plugins --errors', or set ZOO_DISABLE=%s)",
-                        plugin, plugin.error, switch)
+            log.warning(
+                "%s is skipped: %s (see 'zoo plugins --errors', or set ZOO_DISABLE=%s)", plugin, plugin.error, switch
+            )
         plugin.imports = tuple(m for m in HEAVY if m in sys.modules and m not in before)
         if plugin.imports and plugin.state == "active":
-            log.warning("%s imports %s when it is listed (%.1f s); keep its hooks in a module that does not",
-                        plugin, ", ".join(plugin.imports), time.perf_counter() - start)
+            log.warning(
+                "%s imports %s when it is listed (%.1f s); keep its hooks in a module that does not",
+                plugin,
+                ", ".join(plugin.imports),
+                time.perf_counter() - start,
+            )
 
     def _explain_absence(self, name: str) -> None:
         """Says why a name is missing when its plugin is known to be the reason."""

@@ -42,13 +42,18 @@ class Spec:
     summary: str
 
     def __post_init__(self) -> None:
-        require(isinstance(self.name, str) and NAME.fullmatch(self.name),
-                f"name {self.name!r}: use lower-case letters and digits, joined by '_' or '-'")
-        require(isinstance(self.target, str)
-                and (TARGET.fullmatch(self.target) or not (self.target or self.needs_target)),
-                f"target {self.target!r} of {self.name!r}: use 'package.module:Name'")
-        require(isinstance(self.summary, str) and self.summary.strip() and [self.summary] == self.summary.splitlines(),
-                f"summary of {self.name!r}: use one line")
+        require(
+            isinstance(self.name, str) and NAME.fullmatch(self.name),
+            f"name {self.name!r}: use lower-case letters and digits, joined by '_' or '-'",
+        )
+        require(
+            isinstance(self.target, str) and (TARGET.fullmatch(self.target) or not (self.target or self.needs_target)),
+            f"target {self.target!r} of {self.name!r}: use 'package.module:Name'",
+        )
+        require(
+            isinstance(self.summary, str) and self.summary.strip() and [self.summary] == self.summary.splitlines(),
+            f"summary of {self.name!r}: use one line",
+        )
 
 
 def require(condition: object, message: str) -> None:
@@ -58,8 +63,10 @@ def require(condition: object, message: str) -> None:
 
 def require_latents(spec: Spec, field: str) -> None:
     value = getattr(spec, field)
-    require(isinstance(value, tuple) and value and LATENTS.issuperset(value),
-            f"{field} of {spec.name!r}: use a tuple out of {', '.join(sorted(LATENTS))}; got {value!r}")
+    require(
+        isinstance(value, tuple) and value and LATENTS.issuperset(value),
+        f"{field} of {spec.name!r}: use a tuple out of {', '.join(sorted(LATENTS))}; got {value!r}",
+    )
 
 
 def require_choice(spec: Spec, field: str, choices: object) -> None:
@@ -186,8 +193,10 @@ class DatasetSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(isinstance(self.splits, tuple) and self.splits and all(s and isinstance(s, str) for s in self.splits),
-                f"splits of {self.name!r}: use a tuple of names; got {self.splits!r}")
+        require(
+            isinstance(self.splits, tuple) and self.splits and all(s and isinstance(s, str) for s in self.splits),
+            f"splits of {self.name!r}: use a tuple of names; got {self.splits!r}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

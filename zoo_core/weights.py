@@ -76,11 +76,8 @@ def write(
         save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size=max_shard_size)
     except ValueError as error:
         raise CheckpointError(f"max_shard_size={max_shard_size!r}: {error}") from error
-    written = [path for path in sorted(folder.iterdir()) if stem_of(path.name) == stem]
-    for path in written:
-        # safetensors lets only the owner read; the folder shows what the umask allows.
-        path.chmod(folder.stat().st_mode & 0o666)
-    return {path.name: digest(path) for path in written if FILE.fullmatch(path.name)}
+    written = [path for path in sorted(folder.iterdir()) if FILE.fullmatch(path.name)]
+    return {path.name: digest(path) for path in written if stem_of(path.name) == stem}
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:

@@ -53,4 +53,3 @@ def train(
 def _summary(path: Path) -> str:
     line = path.read_text(encoding="utf-8").partition("\n")[0]
     return line.removeprefix("summary: ") if line.startswith("summary: ") else ""
-

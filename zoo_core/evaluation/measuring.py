@@ -1,6 +1,7 @@
 """Metrics over a model and held-out data, on one process or on many."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -80,7 +81,7 @@ def results(
         "batch": batch,
         "metrics": list(metrics),
         "versions": {"zoo_core": core_version(), "torch": torch.__version__},
-        "values": {name: m._asdict() for name, m in measured.items()},
+        "values": {name: {k: _jsonable(v) for k, v in m._asdict().items()} for name, m in measured.items()},
     }
 
 
@@ -100,6 +101,10 @@ def _device(model: GenerativeModel) -> torch.device:
     """Where a model's tensors lie; one that is not trained by gradient may have buffers only."""
     tensors = chain(model.parameters(), model.buffers())
     return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def _jsonable(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def to_device(batch: dict[str, Tensor | list[str]], device: torch.device) -> dict[str, Tensor | list[str]]:

@@ -30,7 +30,9 @@ class State(NamedTuple):
     optimizer: dict[str, Any]
 
 
-def save_state(folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, keep: int) -> Path:
+def save_state(
+    folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer | None, keep: int
+) -> Path:
     """Writes ``folder/step-<step>``, then deletes all but the newest ``keep``.
 
     Raises:
@@ -65,8 +67,8 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def _write(folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors, rest = _flat(optimizer.state_dict())
+def _write(folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    tensors, rest = _flat(optimizer.state_dict()) if optimizer else ({}, {"param_groups": []})
     save_file({name: t.contiguous() for name, t in objective.state_dict().items()}, folder / "objective.safetensors")
     save_file(tensors, folder / "optimizer.safetensors")
     write_json(folder / "state.json", {"step": step, "optimizer": rest})

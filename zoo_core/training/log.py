@@ -59,7 +59,7 @@ class RunLog:
 
     def report(self, event: str, values: Mapping[str, Any]) -> None:
         """One line of the log, and its numbers for a person."""
-        if not self.main:
+        if not (self.main and values):
             return
         line = {"event": event, "step": self.step, "seconds": round(self.seconds(), 1), **values}
         with self.path.open("a", encoding="utf-8") as file:

@@ -21,6 +21,7 @@ from zoo_core.arguments import (
     shown,
     unknown_arguments,
 )
+from zoo_core.components import StatisticalModel
 from zoo_core.config import check
 from zoo_core.errors import ConfigError, UnknownComponent
 from zoo_core.host import PluginHost, default_host
@@ -58,6 +59,7 @@ class Training:
         precision: ``bf16`` runs the model under autocast; log-probabilities stay in float32.
         log_every, evaluate_every, save_every: in steps; 0 means only at the end.
         keep: how many checkpoints stay.
+        tolerance: a fit by statistics ends when its objective gains less than this share of itself.
     """
 
     steps: PositiveInt | None = None
@@ -77,10 +79,15 @@ class Training:
     evaluate_every: NonNegativeInt = 0
     save_every: NonNegativeInt = 1000
     keep: PositiveInt = 2
+    tolerance: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError("steps: give either 'steps' or 'epochs'")
+
+    def iterations(self) -> int:
+        """The number of passes over the data, for a fit by statistics."""
+        return self.steps or max(1, round(self.epochs or 0))
 
     def steps_over(self, examples: int) -> int:
         """The number of steps on a data set of that size."""
@@ -104,12 +111,15 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run: ``model`` and ``loss`` are configs; ``summary`` is one line for lists and cards."""
+    """A run: ``model`` and ``loss`` are configs; ``summary`` is one line for lists and cards.
+
+    A model that is fitted by statistics (``StatisticalModel``) has no loss, and its steps are iterations.
+    """
 
     name: str
     summary: str = ""
     model: Mapping[str, Any]
-    loss: Any
+    loss: Any = None
     data: Data
     training: Training
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -149,11 +159,21 @@ def parse_recipe(content: Mapping[str, Any], *, host: PluginHost | None = None) 
         if key in content:
             content[key] = _parsed(section, content[key], key)
     recipe = _parsed(Recipe, content, "")
-    check(recipe.model, "model", path="model", host=host)
-    check(recipe.loss, "loss", path="loss", host=host)
+    _check_fit(recipe, host)
     for i, metric in enumerate(recipe.evaluation.metrics):
         check(metric, "metric", path=f"evaluation.metrics[{i}]", host=host)
     return recipe
+
+
+def _check_fit(recipe: Recipe, host: PluginHost | None) -> None:
+    """Refuses a model that is fitted by gradients without a loss, and one that is not with one."""
+    model = check(recipe.model, "model", path="model", host=host)
+    by_statistics = issubclass(model, StatisticalModel)
+    if by_statistics == (recipe.loss is not None):
+        how = "is fitted without a loss; leave it out" if by_statistics else "needs one; it is required"
+        raise ConfigError(f"loss: {model.__name__} {how}")
+    if recipe.loss is not None:
+        check(recipe.loss, "loss", path="loss", host=host)
 
 
 def find_recipe(source: str | Path, host: PluginHost) -> Path:

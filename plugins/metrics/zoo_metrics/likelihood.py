@@ -54,6 +54,17 @@ class IWAE(AverageMetric):
         self.add(**{f"iwae_{self.samples}": bound})
 
 
+class LogProb(AverageMetric):
+    """log p(x) as the model's own ``log_prob`` gives it: exact where the model's spec says so."""
+
+    @torch.no_grad()
+    def update(self, model: Any, batch: Batch) -> None:
+        try:
+            self.add(log_prob=model.log_prob(batch["image"]))
+        except NotImplementedError as error:
+            raise ConfigError(f"metric 'log_prob': {error}") from None
+
+
 def require_posterior(model: Any, metric: str) -> None:
     """Refuses a model that has no q(z|x).
 

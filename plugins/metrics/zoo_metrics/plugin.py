@@ -21,3 +21,10 @@ def zoo_metrics() -> Iterator[MetricSpec]:
         better="higher",
         unit="nats",
     )
+    yield MetricSpec(
+        name="log_prob",
+        target="zoo_metrics.likelihood:LogProb",
+        summary="log p(x) as the model gives it, exact or a bound.",
+        better="higher",
+        unit="nats",
+    )
