@@ -28,6 +28,39 @@ def zoo_losses() -> Iterator[LossSpec]:
     yield LossSpec(
         name="iwae", target="zoo_vae.iwae:IWAE", bound=True, summary="-log of the mean of K importance weights."
     )
+    yield LossSpec(
+        name="dreg",
+        target="zoo_vae.dreg:DReG",
+        bound=True,
+        summary="The bound of iwae, with an encoder gradient whose noise falls with K.",
+    )
+    yield LossSpec(
+        name="miwae",
+        target="zoo_vae.miwae:MIWAE",
+        bound=True,
+        summary="The mean of M bounds of iwae, of K weights each.",
+    )
+    yield LossSpec(
+        name="beta_tc",
+        target="zoo_vae.beta_tc:BetaTC",
+        summary="ELBO with the rate in three, total correlation weighted by beta.",
+    )
+    yield LossSpec(
+        name="info",
+        target="zoo_vae.info:InfoVAE",
+        summary="ELBO with the rate weighed apart from MMD(q(z), p(z)); MMD-VAE by default.",
+    )
+    yield LossSpec(
+        name="dip_i", target="zoo_vae.dip_i:DIPI", summary="ELBO, and the posterior means uncorrelated over the data."
+    )
+    yield LossSpec(
+        name="dip_ii", target="zoo_vae.dip_ii:DIPII", summary="ELBO, and the latents uncorrelated over the data."
+    )
+    yield LossSpec(
+        name="capacity",
+        target="zoo_vae.capacity:Capacity",
+        summary="ELBO with the rate held at a capacity that grows with the step.",
+    )
 
 
 @hookimpl
