@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo_core import ConfigError, build, default_host
+from zoo_core import ConfigError, StatisticalModel, build, default_host
 from zoo_core.arguments import Parameter, checked, parameters
 from zoo_core.components import Component
 from zoo_core.config import CONTRACTS, PROVIDED
@@ -72,10 +72,11 @@ def image(*leading: int) -> Tensor:
     return torch.rand(*leading, *DATA).round()
 
 
-def model() -> Any:
-    """A small model that every bound can be computed on."""
-    parts = {"encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [4]}, "decoder": "nets/linear_decoder"}
-    return build({"type": "vae/vae", **parts, "prior": "nets/standard_normal"}, data_shape=DATA)
+def model(posterior: str = "nets/diagonal_gaussian") -> Any:
+    """A small model; with the Gaussian posterior every bound can be computed on it."""
+    encoder = {"type": "nets/mlp_encoder", "latents": 2, "hidden": [4], "posterior": posterior}
+    parts = {"encoder": encoder, "decoder": "nets/linear_decoder", "prior": "nets/standard_normal"}
+    return build({"type": "vae/vae", **parts}, data_shape=DATA)
 
 
 def _settable(registration: Registration) -> dict[str, Parameter]:
@@ -87,7 +88,9 @@ def _options(parameter: Parameter) -> list[Any]:
     """Values that an annotation admits: every literal and every component, else one small value."""
     kinds = [t.kind for t in parameter.component_types()]
     if kinds:
-        parts = [small(r) for r in registrations(*kinds)]
+        # The plain parts first: with a part of a special kind, many others would refuse to work.
+        plain_first = sorted(registrations(*kinds), key=lambda r: r.plugin != "nets")
+        parts = [small(r) for r in plain_first]
         return [[part] for part in parts] if parameter.admits_list(True) else parts
     if literals := [a for a in _leaves(parameter.annotation) if get_origin(a) is Literal]:
         values = [value for literal in literals for value in get_args(literal)]
@@ -126,13 +129,34 @@ def _metric(metric: Any) -> Iterator[Tensor]:
 
 
 def _loss(loss: Any) -> Iterator[Tensor]:
-    total, terms = loss(model(), {"image": image(4)})
+    total, terms = _accepted(loss)
     yield from (total, *terms.values())
 
 
+def _accepted(loss: Any) -> Any:
+    """The loss on the first posterior that it takes; the Gaussian is asked first."""
+    names = sorted((r.full_name for r in registrations("posterior")), key=lambda name: name != "nets/diagonal_gaussian")
+    refusals = []
+    for name in names:
+        try:
+            return loss(model(name), {"image": image(4)})
+        except ConfigError as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
 def _model(model: Any) -> Iterator[Tensor]:
+    if isinstance(model, StatisticalModel):
+        x = image(20)
+        model.begin(x)
+        model.update(model.statistics(x))
     yield model.sample(2, generator=torch.Generator().manual_seed(1))
-    yield model.log_prob(image(2))
+    yield model.reconstruct(image(2)) if _density(model) == "none" else model.log_prob(image(2))
+
+
+def _density(model: Any) -> str:
+    registration = default_host().name_of(type(model))
+    return getattr(registration.spec, "density", "") if registration else ""
 
 
 _EXERCISES: dict[str, Any] = {

@@ -158,6 +158,7 @@ class TestMistakes:
             (("interpolate", "MODEL", "--path", "round"), 2, "--path: must be 'spherical' or 'linear'"),
             (("eval", "MODEL"), 2, "--data: is required"),
             (("eval", "MODEL", "--data", "digits", "--metrics", "fid"), 2, "no metric 'fid'"),
+            (("eval", "MODEL", "--data", "digits"), 2, "of shape (1, 8, 8), the model takes (1, 12, 10)"),
             (("sample", "MODEL", "-n", "0"), 2, "greater than or equal to 1"),
         ],
     )

@@ -32,9 +32,9 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 def test_the_variant_of_the_contributing_guide_is_a_loss():
     source = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)[1]
-    scope: dict[str, object] = {"__name__": "capacity"}
+    scope: dict[str, object] = {"__name__": "rate_floor"}
     exec(compile("\n".join(line[3:] for line in source.splitlines()), "CONTRIBUTING.md", "exec"), scope)
-    loss = scope["CapacityELBO"](gamma=2.0, capacity=0.0)
+    loss = scope["RateFloor"](floor=5.0)
     assert isinstance(loss, Loss)
     config = {"type": "vae/vae", "encoder": {"type": "nets/mlp_encoder", "latents": 2}, "decoder": "nets/mlp_decoder"}
     vae = build({**config, "prior": "nets/standard_normal"}, data_shape=(1, 4, 4))
@@ -42,7 +42,7 @@ def test_the_variant_of_the_contributing_guide_is_a_loss():
     import torch
 
     output = loss(vae, {"image": torch.rand(5, 1, 4, 4)})
-    expected = output.terms["distortion"] + 2 * output.terms["rate"]
+    expected = output.terms["distortion"] + output.terms["rate"].clamp(min=5)
     assert float(output.total.detach()) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -127,6 +127,12 @@ class TestRun:
         assert all(torch.equal(first[k], same[k]) for k in first)
         assert not any(torch.equal(first[k], other[k]) for k in first if k.endswith("weight"))
 
+    def test_a_measurement_that_is_refused_costs_no_model(self, tmp_path):
+        twice = ["metrics/elbo", {"type": "metrics/elbo", "samples": 2}]
+        with pytest.raises(ConfigError, match="more than one of the metrics reports"):
+            train(recipe(evaluation__metrics=twice, training__steps=2), tmp_path)
+        assert from_pretrained(tmp_path / "model").provenance["steps"] == 2
+
     def test_only_the_newest_checkpoints_stay(self, undisturbed):
         assert [p.name for p in sorted((undisturbed / "checkpoints").iterdir())] == ["step-00000020", "step-00000030"]
 

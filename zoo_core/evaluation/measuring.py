@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo_core.components import GenerativeModel, Measurement, Metric
 from zoo_core.data import Dataset
-from zoo_core.errors import ConfigError
+from zoo_core.errors import ConfigError, DataError
 from zoo_core.host import core_version
 from zoo_core.randomness import seed_everything, undisturbed
 
@@ -38,7 +38,9 @@ def evaluate(
 
     Raises:
         ConfigError: a metric cannot be computed on this model, or two report under one name.
+        DataError: the data have another shape than the model's.
     """
+    _require_fit(model, dataset)
     metrics = list(metrics)
     device = _device(model)
     for metric in metrics:
@@ -55,6 +57,15 @@ def evaluate(
     values = [item for metric in metrics for item in metric.compute().items()]
     _require_distinct([name for name, _ in values])
     return dict(values)
+
+
+def _require_fit(model: GenerativeModel, dataset: Dataset) -> None:
+    """Refuses data that the model's preprocessing does not bring into its shape."""
+    shape = model.preprocessing.data_shape(dataset.data_shape)
+    if tuple(shape) != tuple(model.data_shape):
+        raise DataError(
+            f"{dataset.name!r} gives data of shape {tuple(shape)}, the model takes {tuple(model.data_shape)}"
+        )
 
 
 def _require_distinct(names: Sequence[str]) -> None:

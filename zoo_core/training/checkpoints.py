@@ -69,7 +69,9 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _write(folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
     tensors, rest = _flat(optimizer.state_dict()) if optimizer else ({}, {"param_groups": []})
-    save_file({name: t.contiguous() for name, t in objective.state_dict().items()}, folder / "objective.safetensors")
+    # Copies, for safetensors refuses what shares memory with another tensor.
+    weights = {name: t.clone(memory_format=torch.contiguous_format) for name, t in objective.state_dict().items()}
+    save_file(weights, folder / "objective.safetensors")
     save_file(tensors, folder / "optimizer.safetensors")
     write_json(folder / "state.json", {"step": step, "optimizer": rest})
     write_json(folder / MANIFEST, {path.name: _digest(path) for path in sorted(folder.iterdir())})

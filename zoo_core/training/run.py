@@ -130,13 +130,16 @@ class Run(abc.ABC):
             self.save(step)
 
     def _finish(self, step: int, log: RunLog) -> None:
-        """Measures the trained model and saves it with what was measured."""
+        """Saves the trained model, then measures it and saves it with what was measured."""
         settings = self.recipe.evaluation
+        self.model.provenance = {**self.model.provenance, "steps": step, "seconds": round(log.seconds(), 1)}
+        self._save_model()  # first, since a metric may refuse the model
         measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics])
         log.report("measured", {name: m.value for name, m in measured.items()})
-        self.model.provenance = {**self.model.provenance, "steps": step, "seconds": round(log.seconds(), 1)}
+        self._save_model(results(measured, self.held_out, batch=settings.batch, metrics=settings.metrics))
+
+    def _save_model(self, report: dict[str, Any] | None = None) -> None:
         if self.main:
-            report = results(measured, self.held_out, batch=settings.batch, metrics=settings.metrics)
             save_pretrained(self.model, self.finished, results=report, host=self.host)
 
     def measure(self, metrics: list[Any]) -> dict[str, Measurement]:
