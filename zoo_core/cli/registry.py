@@ -95,11 +95,18 @@ def _plugin_as_dict(plugin: Plugin) -> dict[str, Any]:
 
 
 def _arguments(registration: Registration, host: PluginHost) -> list[dict[str, str]]:
-    from zoo_core.arguments import parameters, phrase
+    from zoo_core.arguments import Parameter, parameters, phrase
+    from zoo_core.config import PROVIDED
 
     if registration.spec.kind == "checkpoint":
         return []
+
+    def default(p: Parameter) -> str:
+        if not p.required:
+            return repr(p.default)
+        return "told by the parts before it" if p.name in PROVIDED else "required"
+
     return [
-        {"name": p.name, "admits": phrase(p.annotation), "default": "required" if p.required else repr(p.default)}
+        {"name": p.name, "admits": phrase(p.annotation), "default": default(p)}
         for p in parameters(host.load(registration)).values()
     ]

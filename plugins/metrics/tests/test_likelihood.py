@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from zoo_metrics.averages import AverageMetric
-from zoo_metrics.likelihood import ELBO, IWAE
+from zoo_metrics.likelihood import ELBO, IWAE, LogProb
 
 from tests.ppca import DATA, PPCA
 from zoo_core import ConfigError, GenerativeModel, Measurement, Metric, build, evaluate
@@ -415,3 +415,21 @@ def test_two_metrics_of_one_name_are_refused(ppca: PPCA) -> None:
 def test_a_bound_needs_samples(ppca: PPCA, wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be positive integers"):
         ppca.model().log_prob(torch.zeros(2, *DATA, dtype=torch.float64), **wrong)
+
+
+def test_the_elbo_of_an_exact_posterior_is_the_log_density() -> None:
+    """Probabilistic PCA as a plugin fits it: its q(z|x) is p(z|x), so nothing is lost on the average."""
+    model = build({"type": "classical/ppca", "latents": 3}, data_shape=DATA)
+    x = torch.rand(400, *DATA)
+    model.begin(x)
+    model.update(model.statistics(x))
+    data = InMemory("random", "test", {"image": (x * 255).round().byte()})
+    values = evaluate(model, [ELBO(samples=64), LogProb()], data)
+    assert values["elbo"].value == pytest.approx(values["log_prob"].value, abs=5 * values["elbo"].error / 8 + 1e-3)
+    assert values["log_prob"].n == 400
+
+
+def test_a_model_without_density_has_no_log_prob() -> None:
+    model = build({"type": "classical/kmeans", "clusters": 2}, data_shape=DATA)
+    with pytest.raises(ConfigError, match="metric 'log_prob'"):
+        evaluate(model, [LogProb()], pictures(5))

@@ -23,7 +23,8 @@ class ELBO(AverageMetric):
 
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:
-        require_posterior(model, "elbo")
+        # As modules or, like the exact ones of PPCA, as methods.
+        require("elbo", model, all(hasattr(model, part) for part in ("encoder", "decoder", "prior")))
         x = batch["image"]
         q, p_z = model.encoder(x), model.prior()
         z = q.rsample((self.samples,))
@@ -49,7 +50,7 @@ class IWAE(AverageMetric):
 
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:
-        require_posterior(model, "iwae")
+        require("iwae", model, isinstance(model, LatentVariableModel))
         bound = model.log_prob(batch["image"], samples=self.samples, chunk=self.chunk)
         self.add(**{f"iwae_{self.samples}": bound})
 
@@ -65,11 +66,11 @@ class LogProb(AverageMetric):
             raise ConfigError(f"metric 'log_prob': {error}") from None
 
 
-def require_posterior(model: Any, metric: str) -> None:
-    """Refuses a model that has no q(z|x).
+def require(metric: str, model: Any, has_posterior: bool) -> None:
+    """Refuses a model without the q(z|x) that a metric needs.
 
     Raises:
         ConfigError: naming metric and model.
     """
-    if not isinstance(model, LatentVariableModel):
+    if not has_posterior:
         raise ConfigError(f"metric {metric!r} needs a model with a posterior q(z|x); {type(model).__name__} has none")
