@@ -139,6 +139,29 @@ class TestEvaluation:
         assert first["data_fingerprint"] == load("digits", "test").fingerprint
         assert all(value["n"] == 50 for value in first["values"].values())
 
+    def test_what_training_measured_comes_out_again_by_default(self, tmp_path):
+        """Also where the recipe measures in batches of its own size, on which the draws depend."""
+        from zoo_core.training import train
+        from zoo_core.training.recipe import parse_recipe
+
+        recipe = {
+            "name": "tiny",
+            "model": {
+                "type": "vae/vae",
+                "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [4]},
+                "decoder": {"type": "nets/mlp_decoder", "hidden": [4]},
+                "prior": "nets/standard_normal",
+            },
+            "loss": "vae/elbo",
+            "data": {"name": "core/digits", "preprocessing": {"binarize": "dynamic"}},
+            "training": {"steps": 2},
+            "evaluation": {"metrics": ["metrics/elbo", "metrics/iwae"], "batch": 37, "examples": 90},
+        }
+        folder = train(parse_recipe(recipe), tmp_path)
+        trained = json.loads((folder / "results.json").read_text())
+        assert json.loads(quick("eval", folder, "--json")) == trained
+        assert json.loads(quick("eval", folder, "--json", "--batch", 50))["values"] != trained["values"]
+
 
 class TestMistakes:
     @pytest.mark.parametrize(

@@ -77,12 +77,12 @@ def host(monkeypatch):
 def recipe(host, **training):
     content = {
         "name": "blend",
-        "model": "toy/blend",
+        "model": {"type": "toy/blend"},
         "data": {"name": "core/digits"},
         "training": {"steps": 6, "batch": 100, "log_every": 1, "save_every": 1, **training},
         "evaluation": {"metrics": ["metrics/log_prob"]},
     }
-    return parse_recipe(content | {"model": {"type": "toy/blend"}}, host=host)
+    return parse_recipe(content, host=host)
 
 
 def objectives(folder):

@@ -22,8 +22,10 @@ def evaluate_model(
     metrics: Annotated[
         str | None, typer.Option(help='"elbo,iwae" or "elbo,{type: iwae, samples: 5000}"; default the recipe\'s.')
     ] = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="Measure on the first so many.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Examples at a time.")] = 100,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Measure on the first so many; default as the recipe, or all.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples at a time; default as the recipe, or 100.")] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal values.")] = 0,
     revision: Revision = None,
     device: Device = "cpu",
@@ -43,13 +45,14 @@ def evaluate_model(
     loaded = from_pretrained(model, revision=revision, device=device)
     recipe = loaded.provenance.get("recipe", {})
     name, part = data or _from_recipe(recipe, "name", "--data"), split or _held_out(recipe)
-    chosen = _metrics(metrics) if metrics else recipe.get("evaluation", {}).get("metrics") or ["elbo"]
+    # The draws of a batch depend on its number: only batches of the same size give the card's values again.
+    settings = recipe.get("evaluation", {})
+    batch, examples = batch or settings.get("batch") or 100, examples or (None if data else settings.get("examples"))
+    chosen = _metrics(metrics) if metrics else settings.get("metrics") or ["elbo"]
     built = [build(m, "metric") for m in chosen]
     dataset = load(name, part, **({} if data else recipe["data"].get("options", {})))
     with _bar(examples or len(dataset)) as advance:
-        measured = evaluate(
-            loaded, built, dataset, batch=batch, examples=examples, seed=seed, progress=advance
-        )  # fmt: skip
+        measured = evaluate(loaded, built, dataset, batch=batch, examples=examples, seed=seed, progress=advance)
     report = results(measured, dataset, seed=seed, batch=batch, metrics=chosen)
     if output:
         write_json(output, report)

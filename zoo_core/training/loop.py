@@ -44,7 +44,7 @@ def rehearse(recipe: Recipe, *, host: PluginHost | None = None) -> dict[str, Any
             "steps": run.steps,
             "parameters": sum(p.numel() for p in run.model.parameters()),
             **{f"parameters of {part}": size for part, size in sizes.items()},
-            **{f"{name} at the first step": round(float(value.detach()), 4) for name, value in values.items()},
+            **{f"{name} at the first step": f"{float(value.detach()):.4g}" for name, value in values.items()},
         }
         run.shut_down()
     return told

@@ -64,6 +64,7 @@ def test_the_elbo_and_its_terms_are_those_worked_out_by_hand(ppca: PPCA) -> None
     assert set(values) == {"elbo", "distortion", "rate"}
     assert values["rate"].value == pytest.approx(rate[0].item())
     assert near(values["elbo"], ppca.elbo(x, q)[0].item())
+    # 64 draws of z, of which the error counts no more than an eighth; and what rounding to bytes costs.
     assert values["elbo"].value == pytest.approx(-values["distortion"].value - values["rate"].value)
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,23 +19,6 @@ from zoo_core.host import Registration
 
 many = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 WORSE = {"shift": 0.3, "stretch": 1.6}
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-@pytest.fixture
-def ppca() -> PPCA:
-    return PPCA.random()
-
-
-@pytest.fixture
-def x(ppca: PPCA) -> Tensor:
-    return ppca.draw(5)
 
 
 def bounds() -> list[Registration]:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,23 +36,6 @@ OBJECTIVES = {
     "capacity": Capacity(gamma=5.0, capacity=3.0),
 }
 every_objective = pytest.mark.parametrize("loss", OBJECTIVES.values(), ids=OBJECTIVES)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-@pytest.fixture
-def ppca() -> PPCA:
-    return PPCA.random()
-
-
-@pytest.fixture
-def x(ppca: PPCA) -> Tensor:
-    return ppca.draw(5)
 
 
 def with_seed(compute: Callable[[], Any], seed: int = 3) -> Any:
