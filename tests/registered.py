@@ -89,7 +89,7 @@ def _options(parameter: Parameter) -> list[Any]:
     kinds = [t.kind for t in parameter.component_types()]
     if kinds:
         # The plain parts first: with a part of a special kind, many others would refuse to work.
-        plain_first = sorted(registrations(*kinds), key=lambda r: r.plugin != "nets")
+        plain_first = sorted(filter(_ends, registrations(*kinds)), key=lambda r: r.plugin != "nets")
         parts = [small(r) for r in plain_first]
         return [[part] for part in parts] if parameter.admits_list(True) else parts
     if literals := [a for a in _leaves(parameter.annotation) if get_origin(a) is Literal]:
@@ -97,6 +97,12 @@ def _options(parameter: Parameter) -> list[Any]:
         return sorted(values, key=lambda value: value == parameter.default)
     candidates = [v for v in (3, 0.25, [4, 3], True, False, "text") if v != parameter.default]
     return [next(filter(partial(_admitted, parameter), candidates), parameter.default)]
+
+
+def _ends(registration: Registration) -> bool:
+    """Whether it can be a part without parts of its own leading back to it: a model of models has no end."""
+    known = parameters(default_host().load(registration)).values()
+    return registration.spec.kind != "model" or not any(p.component_types() for p in known)
 
 
 def _leaves(annotation: Any) -> list[Any]:
@@ -146,17 +152,20 @@ def _accepted(loss: Any) -> Any:
 
 
 def _model(model: Any) -> Iterator[Tensor]:
-    if isinstance(model, StatisticalModel):
-        x = image(20)
-        model.begin(x)
-        model.update(model.statistics(x))
+    for part in model.modules():
+        if isinstance(part, StatisticalModel):
+            x = torch.rand(20, *part.data_shape).round()
+            part.begin(x)
+            part.update(part.statistics(x))
     yield model.sample(2, generator=torch.Generator().manual_seed(1))
-    yield model.reconstruct(image(2)) if _density(model) == "none" else model.log_prob(image(2))
+    yield model.log_prob(image(2)) if _has_density(model) else model.reconstruct(image(2))
 
 
-def _density(model: Any) -> str:
-    registration = default_host().name_of(type(model))
-    return getattr(registration.spec, "density", "") if registration else ""
+def _has_density(model: Any) -> bool:
+    """Whether its spec and those of all models in it promise one; latents are on no grid, as Chow-Liu trees ask."""
+    found = [default_host().name_of(type(part)) for part in model.modules()]
+    names = [r for r in found if r and r.spec.kind == "model"]
+    return all(r.spec.density != "none" for r in names) and "classical/chow_liu" not in [r.full_name for r in names[1:]]
 
 
 _EXERCISES: dict[str, Any] = {

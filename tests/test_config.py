@@ -242,21 +242,34 @@ WRONG: dict[str, tuple[Any, str | None, str]] = {
     ),
     "missing part": ({"type": "vae/vae"}, "model", r"encoder: is required"),
     "wrong kind": ("nets/bernoulli", "encoder", r"no encoder 'nets/bernoulli'.*nets/mlp_encoder.*"),
-    "wrong kind inside": (vae(prior="nets/bernoulli"), "model", r"prior: no prior 'nets/bernoulli'.*"),
+    "wrong kind inside": (
+        vae(prior="nets/bernoulli"),
+        "model",
+        r"prior: 'nets/bernoulli' is a likelihood, not a prior or model",
+    ),
     "wrong kind deep inside": (
         vae(decoder={"type": "nets/mlp_decoder", "likelihood": "nets/standard_normal"}),
         "model",
         r"decoder\.likelihood: no likelihood 'nets/standard_normal'.*",
     ),
-    "unknown type": (vae(prior="standard_norml"), "model", r"prior: no prior 'standard_norml'; did you mean: nets/.*"),
+    "unknown type": (
+        vae(encoder="mlp_encodr"),
+        "model",
+        r"encoder: no encoder 'mlp_encodr'; did you mean: nets/.*",
+    ),
+    "unknown type of several kinds": (
+        vae(prior="standard_norml"),
+        "model",
+        r"prior: no component 'standard_norml'; did you mean: nets/.*",
+    ),
     "unknown plugin": (vae(prior="zebras/stripes"), "model", r"prior: .*'zebras'.*"),
     "no type": (vae(prior={"components": 3}), "model", r"prior: must be a mapping with a 'type'.*"),
     "number for a part": (vae(prior=3), "model", r"prior: must be a mapping with a 'type', or a name; got 3"),
-    "null for a part": (vae(prior=None), "model", r"prior: must be a prior, got None"),
+    "null for a part": (vae(prior=None), "model", r"prior: must be a prior or a model, got None"),
     "list for a part": (
         vae(prior=[{"type": "nets/standard_normal"}]),
         "model",
-        r"prior: must be a prior, got \[\{'type': 'nets/standard_normal'\}\]",
+        r"prior: must be a prior or a model, got \[\{'type': 'nets/standard_normal'\}\]",
     ),
     "root is a list": ([VAE], "model", r"must be a mapping with a 'type'.*"),
     "root is null": (None, "model", r"must be a mapping with a 'type'.*"),
@@ -519,3 +532,34 @@ def test_a_class_of_another_kind_than_its_spec_says_is_refused(host: PluginHost)
 def test_a_class_that_does_not_keep_its_part_is_told_so(host: PluginHost) -> None:
     with pytest.raises(TypeError, match=r"Forgetful must keep its argument 'part' as the attribute self\.part"):
         build({"type": "other/forgetful", "part": "vae/elbo"}, host=host)
+
+
+def test_a_model_in_the_place_of_a_prior_is_one_of_latents() -> None:
+    """No shape is repeated: what are latents to the whole are data to such a part, also in what describes it."""
+    config = vae(prior={"type": "classical/gmm", "components": 3})
+    model = build(config, "model", data_shape=DATA)
+    assert model.prior.data_shape == model.latent_shape
+    assert model.data_shape == DATA
+    described = describe(model, data_shape=DATA)
+    assert "data_shape" not in described["prior"]
+    assert build(described, data_shape=DATA).prior.data_shape == model.latent_shape
+
+
+def test_a_fitted_model_is_a_prior_with_a_density() -> None:
+    model = build(vae(prior={"type": "classical/gmm", "components": 3}), "model", data_shape=DATA)
+    with pytest.raises(ConfigError, match="no parameters yet"):
+        model.sample(2)
+    z = torch.randn(50, *model.latent_shape)
+    model.prior.begin(z)
+    p_z = model.prior()
+    assert (p_z.batch_shape, p_z.event_shape) == ((), model.latent_shape)
+    assert p_z.sample((4, 5)).shape == (4, 5, *model.latent_shape)
+    torch.testing.assert_close(p_z.log_prob(z.view(10, 5, -1)), model.prior.log_prob(z).view(10, 5))
+    assert torch.isfinite(build("vae/elbo")(model, {"image": torch.rand(4, *DATA).round()}).total)
+
+
+def test_a_prior_without_a_density_refuses_to_give_one() -> None:
+    model = build(vae(prior={"type": "classical/kmeans", "clusters": 3}), "model", data_shape=DATA)
+    model.prior.begin(torch.randn(50, *model.latent_shape))
+    with pytest.raises(ConfigError, match="KMeans has no density"):
+        build("vae/elbo")(model, {"image": torch.rand(4, *DATA).round()})

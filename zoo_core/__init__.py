@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.arguments import PositiveInt as PositiveInt
     from zoo_core.arguments import Probability as Probability
     from zoo_core.arguments import Shape as Shape
+    from zoo_core.components import AdversarialLoss as AdversarialLoss
     from zoo_core.components import Batch as Batch
     from zoo_core.components import Component as Component
     from zoo_core.components import Decoder as Decoder
@@ -76,8 +77,8 @@ _PUBLIC = {
         "Bounds", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Probability", "Shape",
     ),
     "zoo_core.components": (
-        "Batch", "Component", "Decoder", "Encoder", "GenerativeModel", "LatentVariableModel", "Likelihood",
-        "Loss", "LossOutput", "Measurement", "Metric", "Posterior", "Prior", "Quantized", "Quantizer",
+        "AdversarialLoss", "Batch", "Component", "Decoder", "Encoder", "GenerativeModel", "LatentVariableModel",
+        "Likelihood", "Loss", "LossOutput", "Measurement", "Metric", "Posterior", "Prior", "Quantized", "Quantizer",
         "StatisticalModel",
     ),
     "zoo_core.config": ("build", "check", "describe"),

@@ -6,7 +6,7 @@ Distributions: ``batch_shape`` holds the leading dimensions, ``event_shape`` one
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -117,18 +117,6 @@ class Decoder(Component):
         """z (*, *latent_shape), with any leading dimensions → p(x|z) with batch shape (*,)."""
 
 
-class Prior(Component):
-    """p(z), or p(z|condition)."""
-
-    kind: ClassVar[str] = "prior"
-    provides: ClassVar[tuple[str, ...]] = ("latent_shape",)
-    latent_shape: tuple[int, ...]
-
-    @abc.abstractmethod
-    def forward(self, condition: Any = None) -> Distribution:
-        """→ p(z) with batch shape () and event shape ``latent_shape``; (B,) under a condition."""
-
-
 class Quantized(NamedTuple):
     """What a quantizer returns: straight-through vectors, codes, its loss (nats, (B,)), perplexity ()."""
 
@@ -189,21 +177,83 @@ class GenerativeModel(Component):
         """
         raise NotImplementedError(f"{type(self).__name__} has no density")
 
+    def forward(self, condition: Any = None) -> Distribution:
+        """p(x) as a distribution with batch shape () and event shape ``data_shape``."""
+        return ModelDistribution(self)
+
+    def given(self, batch: Batch) -> "GenerativeModel":
+        """p(x|what else the batch tells), for a model with a condition; any other model is itself.
+
+        Losses and metrics are handed this one: none of them hears of a condition.
+        """
+        return self
+
+
+class ModelDistribution(Distribution):
+    """What a model draws and how likely it finds it, as a distribution: batch shape (), event ``data_shape``."""
+
+    arg_constraints = {}
+
+    def __init__(self, model: GenerativeModel) -> None:
+        self.model = model
+        super().__init__(torch.Size(), torch.Size(model.data_shape), validate_args=False)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.model.draw(math.prod(sample_shape)).reshape(*sample_shape, *self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """In nats, (*,), for a value (*, *data_shape). Raises ConfigError if the model has no density."""
+        leading = value.shape[: value.dim() - len(self.event_shape)]
+        try:
+            return self.model.log_prob(value.reshape(-1, *self.event_shape)).reshape(leading)
+        except NotImplementedError as error:
+            raise ConfigError(f"log p is asked for, but {error}") from None
+
+
+class Prior(GenerativeModel):
+    """p(z), or p(z|condition): a generative model whose data are latents."""
+
+    kind: ClassVar[str] = "prior"
+    provides: ClassVar[tuple[str, ...]] = ("latent_shape",)
+    latent_shape: tuple[int, ...]
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.latent_shape
+
+    @abc.abstractmethod
+    def forward(self, condition: Any = None) -> Distribution:
+        """→ p(z) with batch shape () and event shape ``latent_shape``; (B,) under a condition."""
+
+    def draw(self, n: int) -> Tensor:
+        """n draws z ~ p(z), (n, *latent_shape)."""
+        z: Tensor = self().sample(torch.Size((n,)))
+        return z
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(z) in nats, (B,), for latents (B, *latent_shape)."""
+        log_p: Tensor = self().log_prob(x)
+        return log_p
+
 
 class LatentVariableModel(GenerativeModel):
     """p(x) = ∫ p(x|z) p(z) dz with an approximate posterior q(z|x).
+
+    Args:
+        prior: any generative model over latents, such as a mixture that was fitted to the codes.
 
     Raises:
         ConfigError: the parts disagree about the shape of a latent or of a datum.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, prior: Prior) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, prior: Prior | GenerativeModel) -> None:
         super().__init__()
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
         self.data_shape = decoder.data_shape
         self.latent_shape = decoder.latent_shape
-        agree("latent_shape", encoder=encoder, decoder=decoder, prior=prior)
-        agree("data_shape", encoder=encoder, decoder=decoder)
+        agree("latent_shape", encoder=encoder.latent_shape, decoder=decoder.latent_shape, prior=prior.data_shape)
+        agree("data_shape", encoder=encoder.data_shape, decoder=decoder.data_shape)
 
     def encode(self, x: Tensor) -> Tensor:
         """The mean of q(z|x), (B, *latent_shape)."""
@@ -276,16 +326,15 @@ class StatisticalModel(GenerativeModel):
         """One iteration's new parameters, from the sums over all data."""
 
 
-def agree(shape: str, **parts: Component) -> None:
-    """Refuses parts whose attribute ``shape`` differs.
+def agree(name: str, **shapes: tuple[int, ...]) -> None:
+    """Refuses parts that do not have the same shape of that name.
 
     Raises:
         ConfigError: naming each part and its shape.
     """
-    shapes = {name: tuple(getattr(part, shape)) for name, part in parts.items()}
-    if len(set(shapes.values())) > 1:
-        told = ", ".join(f"{name} {value}" for name, value in shapes.items())
-        raise ConfigError(f"the parts differ in {shape}: {told}")
+    if len({tuple(shape) for shape in shapes.values()}) > 1:
+        told = ", ".join(f"{part} {tuple(shape)}" for part, shape in shapes.items())
+        raise ConfigError(f"the parts differ in {name}: {told}")
 
 
 class LossOutput(NamedTuple):
@@ -308,6 +357,23 @@ class Loss(Component):
     @abc.abstractmethod
     def forward(self, model: Any, batch: Batch) -> LossOutput:
         """Raises ConfigError if the model lacks what the loss needs."""
+
+
+class AdversarialLoss(Loss):
+    """A loss with an opponent, whose parameters take a step of their own after each of the model's.
+
+    Attributes:
+        adversary: the opponent. No step of the model moves it, and its own steps move nothing else.
+        adversary_lr, adversary_betas: of its Adam; the rate follows the recipe's schedule.
+    """
+
+    adversary: nn.Module
+    adversary_lr: float
+    adversary_betas: tuple[float, float] = (0.9, 0.999)
+
+    @abc.abstractmethod
+    def oppose(self, model: Any, batch: Batch) -> LossOutput:
+        """What the adversary makes small, on the same batch; the model is as it was in ``forward``."""
 
 
 class Measurement(NamedTuple):

@@ -139,7 +139,7 @@ def _constructed(plan: _Plan, shapes: dict[str, Any], path: str) -> Any:
     for name, parameter in parameters(plan.target).items():
         if name in plan.arguments:
             value = plan.arguments[name]
-            arguments[name] = _map_parts(value, _Plan, lambda part, n=name: _part(part, shapes, join(path, n)))
+            arguments[name] = _map_parts(value, _Plan, lambda part, p=parameter: _part(part, p, shapes, path))
         elif name in shapes:
             arguments[name] = shapes[name]
         elif parameter.required:
@@ -157,13 +157,27 @@ def _placed(sentence: str, target: type, path: str) -> str:
     return join(path, sentence) if own else f"{_at(path)}{sentence}"
 
 
-def _part(plan: _Plan, shapes: dict[str, Any], path: str) -> Any:
-    part = _constructed(plan, dict(shapes), path)
-    shapes.update(_provided(part))
+def _part(plan: _Plan, parameter: Parameter, shapes: dict[str, Any], path: str) -> Any:
+    of_latents = _models_latents(plan.target, parameter)
+    part = _constructed(plan, _seen(shapes, of_latents), join(path, parameter.name))
+    shapes.update(_provided(part, of_latents))
     return part
 
 
-def _provided(part: Component) -> dict[str, Any]:
+def _models_latents(part: type[Component], parameter: Parameter) -> bool:
+    """Whether a part is a model in the place of a prior: its data are the latents of the whole."""
+    return components.Prior in parameter.component_types() and part.kind == components.GenerativeModel.kind
+
+
+def _seen(shapes: Mapping[str, Any], of_latents: bool) -> dict[str, Any]:
+    if not of_latents:
+        return dict(shapes)
+    return {"data_shape": shapes["latent_shape"]} if "latent_shape" in shapes else {}
+
+
+def _provided(part: Component, of_latents: bool) -> dict[str, Any]:
+    if of_latents:
+        return {"latent_shape": part.data_shape}
     return {name: getattr(part, name) for name in part.provides if hasattr(part, name)}
 
 
@@ -185,9 +199,10 @@ def _described(component: Component, shapes: dict[str, Any], host: PluginHost) -
         if name in shapes and value == shapes[name]:
             continue
 
-        def part(child: Component) -> dict[str, Any]:
-            described = _described(child, dict(shapes), host)
-            shapes.update(_provided(child))
+        def part(child: Component, name: str = name) -> dict[str, Any]:
+            of_latents = _models_latents(type(child), parameters(type(component))[name])
+            described = _described(child, _seen(shapes, of_latents), host)
+            shapes.update(_provided(child, of_latents))
             return described
 
         config[name] = _jsonable(_map_parts(value, Component, part))

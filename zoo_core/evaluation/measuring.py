@@ -50,7 +50,7 @@ def evaluate(
             seed_everything(seed, number)
             inputs = model.preprocessing(to_device(dataset.batch(indices), device))
             for metric in metrics:
-                metric.update(model, inputs)
+                metric.update(model.given(inputs), inputs)
             if progress:
                 progress(len(indices))
     _merge(metrics)

@@ -27,11 +27,11 @@ class State(NamedTuple):
 
     step: int
     objective: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    optimizers: dict[str, dict[str, Any]]
 
 
 def save_state(
-    folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer | None, keep: int
+    folder: Path, step: int, objective: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], keep: int
 ) -> Path:
     """Writes ``folder/step-<step>``, then deletes all but the newest ``keep``.
 
@@ -41,7 +41,7 @@ def save_state(
     target = folder / f"step-{step:08d}"
     try:
         with whole_folder(target) as temporary:
-            _write(temporary, step, objective, optimizer)
+            _write(temporary, step, objective, optimizers)
     except OSError as error:
         cause = error.strerror or error
         raise TrainingError(f"cannot write the checkpoint {target}: {cause}; older ones stay") from error
@@ -67,13 +67,16 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def _write(folder: Path, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    tensors, rest = _flat(optimizer.state_dict()) if optimizer else ({}, {"param_groups": []})
+def _write(folder: Path, step: int, objective: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
     # Copies, for safetensors refuses what shares memory with another tensor.
     weights = {name: t.clone(memory_format=torch.contiguous_format) for name, t in objective.state_dict().items()}
     save_file(weights, folder / "objective.safetensors")
-    save_file(tensors, folder / "optimizer.safetensors")
-    write_json(folder / "state.json", {"step": step, "optimizer": rest})
+    states = {player: _flat(optimizer.state_dict()) for player, optimizer in optimizers.items()}
+    for player, (tensors, _) in states.items():
+        save_file(tensors, folder / f"optimizer-{player}.safetensors")
+    write_json(
+        folder / "state.json", {"step": step, "optimizers": {player: rest for player, (_, rest) in states.items()}}
+    )
     write_json(folder / MANIFEST, {path.name: _digest(path) for path in sorted(folder.iterdir())})
 
 
@@ -83,8 +86,11 @@ def _read(folder: Path) -> State:
         if _digest(folder / name) != digest:
             raise ValueError(f"{name} differs from the manifest")
     state = json.loads((folder / "state.json").read_text())
-    optimizer = _unflat(load_file(folder / "optimizer.safetensors"), state["optimizer"])
-    return State(state["step"], load_file(folder / "objective.safetensors"), optimizer)
+    optimizers = {
+        player: _unflat(load_file(folder / f"optimizer-{player}.safetensors"), rest)
+        for player, rest in state["optimizers"].items()
+    }
+    return State(state["step"], load_file(folder / "objective.safetensors"), optimizers)
 
 
 def _digest(path: Path) -> str:

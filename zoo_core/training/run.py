@@ -46,7 +46,7 @@ class Run(abc.ABC):
 
     def __init__(self, recipe: Recipe, folder: Path, *, host: PluginHost | None = None) -> None:
         self.recipe, self.settings, self.folder, self.host = recipe, recipe.training, folder, host
-        self.accelerator = Accelerator()
+        self.accelerator = Accelerator(kwargs_handlers=self.handlers())
         _require_one_group(self.accelerator)
         self.data, self.held_out = self._load(recipe.data.split), self._load(recipe.data.held_out)
         self.preprocessing = Preprocessing.from_dict(recipe.data.preprocessing)
@@ -55,6 +55,10 @@ class Run(abc.ABC):
         self.model: GenerativeModel = build(recipe.model, "model", host=host, data_shape=shape)
         self.prepare()
         self.model.preprocessing, self.model.provenance = self.preprocessing, self._provenance()
+
+    def handlers(self) -> list[Any]:
+        """How Accelerate shall wrap what is trained; by its defaults if nothing else is said."""
+        return []
 
     @abc.abstractmethod
     def prepare(self) -> None:

@@ -52,7 +52,7 @@ class StatisticsRun(Run):
 
     def save(self, step: int) -> None:
         if self.main:
-            save_state(self.checkpoints, step, self.model, None, self.settings.keep)
+            save_state(self.checkpoints, step, self.model, {}, self.settings.keep)
 
     def _settled(self) -> bool:
         if len(self.objectives) < 2 or not self.settings.tolerance:

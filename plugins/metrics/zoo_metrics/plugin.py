@@ -28,3 +28,17 @@ def zoo_metrics() -> Iterator[MetricSpec]:
         better="higher",
         unit="nats",
     )
+    yield MetricSpec(
+        name="mse",
+        target="zoo_metrics.reconstruction:MSE",
+        summary="Mean squared error of reconstructions, per value, where white is 1.",
+        better="lower",
+        unit="1",
+    )
+    yield MetricSpec(
+        name="psnr",
+        target="zoo_metrics.reconstruction:PSNR",
+        summary="Peak signal-to-noise ratio of reconstructions, per image and pooled.",
+        better="higher",
+        unit="dB",
+    )
