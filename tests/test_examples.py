@@ -1,0 +1,23 @@
+"""The examples run as a reader would run them, and show what they say."""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_little_of_a_model_has_most_of_its_likelihood_and_none_of_its_samples(tmp_path: Path) -> None:
+    picture = tmp_path / "samples.png"
+    told = run("likelihood_without_quality.py", "--output", str(picture))
+    nats = {name: float(value) for name, value in re.findall(r"^(\w+) +(-[\d.]+) nats", told, re.MULTILINE)}
+    assert 0 <= nats["tree"] - nats["mixture"] <= math.log(100) + 0.01  # they are told with two digits
+    assert nats["noise"] < nats["mixture"]
+    assert picture.stat().st_size > 0
