@@ -8,9 +8,8 @@ from typing import Any
 import yaml
 
 from zoo_core.errors import CheckpointError
+from zoo_core.evaluation import rounded
 from zoo_core.pretrained import CONFIG, RESULTS, read_config
-
-UNITS = "nats per example"
 
 
 def card(folder: str | Path, name: str) -> str:
@@ -95,17 +94,14 @@ def _measured(results: Mapping[str, Any], name: str) -> Iterator[str]:
     if not results.get("values"):
         yield "Nothing has been measured yet.\n"
         return
-    yield f"On `{results['data']}`, split `{results['split']}`, in {UNITS}:\n"
-    yield "| metric | value | standard error | examples |\n|---|---|---|---|"
-    for metric, value in results["values"].items():
-        yield f"| {metric} | {_number(value['value'])} | {_number(value['error'])} | {value['n']:,} |"
+    yield f"On `{results['data']}`, split `{results['split']}`, means over examples:\n"
+    yield "| metric | value | standard error | unit | examples |\n|---|---|---|---|---|"
+    for metric, measured in results["values"].items():
+        value, error = (rounded(measured[field], measured["error"]) for field in ("value", "error"))
+        yield f"| {metric} | {value} | {error} | {measured.get('unit', '')} | {measured['n']:,} |"
     seed, versions = results["seed"], results.get("versions", {})
     yield f"\nTo compute them again (seed {seed}; {_versions(versions)}):\n"
     yield f"```console\n$ zoo eval {name}\n```\n"
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
 
 
 def _versions(versions: Mapping[str, str]) -> str:
@@ -122,8 +118,11 @@ def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: M
     yield f"| data | `{data['name']}`, split `{data['split']}`, {provenance['examples']:,} examples |"
     yield f"| data fingerprint | `{provenance['data_fingerprint']}` |"
     yield f"| preprocessing | {_settings(config['preprocessing'])} |"
-    yield f"| steps | {provenance['steps']:,} of {training['batch']} examples |"
-    yield f"| optimiser | {training['optimizer']}, learning rate {training['lr']}, {training['schedule']} |"
+    if recipe.get("loss") is None:
+        yield f"| iterations | {provenance['steps']:,} over all examples |"
+    else:
+        yield f"| steps | {provenance['steps']:,} of {training['batch']} examples |"
+        yield f"| optimiser | {training['optimizer']}, learning rate {training['lr']}, {training['schedule']} |"
     yield f"| seed | {training['seed']} |"
     if "seconds" in provenance:
         yield f"| time | {provenance['seconds'] / 60:.0f} minutes on {provenance['device']} |"

@@ -62,6 +62,19 @@ class Component(nn.Module, metaclass=ComponentMeta):
     def __init__(self) -> None:
         super().__init__()
 
+    @classmethod
+    def shapes_for(cls, part: str, shapes: Mapping[str, Any], arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The shapes that a part is built with; all that are known, unless a class says otherwise.
+
+        What is changed here the parts after it do not hear of: they are told what this one was not.
+
+        Args:
+            part: its name among the constructor's arguments.
+            shapes: what ``build`` was given, and what the parts before it provide.
+            arguments: the constructor's arguments that are no parts.
+        """
+        return shapes
+
 
 class Posterior(Component):
     """From an encoder's features to q(z|x): the last layer's distribution, whatever the body."""
@@ -377,11 +390,15 @@ class AdversarialLoss(Loss):
 
 
 class Measurement(NamedTuple):
-    """A measured value, its standard error (nan where there is none), and over how many examples."""
+    """A measured value, its standard error (nan where there is none), and over how many examples.
+
+    ``unit`` is that of the metric's spec; a metric leaves it to ``evaluate`` unless it reports in several.
+    """
 
     value: float
     error: float
     n: int
+    unit: str = ""
 
 
 class Metric(Component):

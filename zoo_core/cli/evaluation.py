@@ -38,7 +38,7 @@ def evaluate_model(
     """
     from zoo_core.config import build
     from zoo_core.data import load
-    from zoo_core.evaluation import evaluate, results
+    from zoo_core.evaluation import evaluate, results, rounded
     from zoo_core.files import write_json
     from zoo_core.pretrained import from_pretrained
 
@@ -59,8 +59,10 @@ def evaluate_model(
     if as_json:
         print_json(report)
         return
-    rows = [(k, f"{m.value:.4f}", f"± {m.error:.4f}", str(m.n)) for k, m in measured.items()]
-    print_table(f"{model} on {name}, {part}", ("", "value", "s.e.", "examples"), rows)
+    rows = [
+        (k, rounded(m.value, m.error), f"± {rounded(m.error, m.error)}", m.unit, str(m.n)) for k, m in measured.items()
+    ]
+    print_table(f"{model} on {name}, {part}", ("", "value", "s.e.", "unit", "examples"), rows)
 
 
 def _from_recipe(recipe: dict[str, Any], field: str, option: str) -> str:

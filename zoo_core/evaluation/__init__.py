@@ -1,5 +1,5 @@
 """Runs metrics over a model and a data set."""
 
-from zoo_core.evaluation.measuring import evaluate, results
+from zoo_core.evaluation.measuring import evaluate, results, rounded
 
-__all__ = ["evaluate", "results"]
+__all__ = ["evaluate", "results", "rounded"]

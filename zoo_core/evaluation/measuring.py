@@ -12,8 +12,9 @@ from torch import Tensor
 from zoo_core.components import GenerativeModel, Measurement, Metric
 from zoo_core.data import Dataset
 from zoo_core.errors import ConfigError, DataError
-from zoo_core.host import core_version
+from zoo_core.host import core_version, default_host
 from zoo_core.randomness import seed_everything, undisturbed
+from zoo_core.specs import MetricSpec
 
 
 @torch.no_grad()
@@ -54,9 +55,16 @@ def evaluate(
             if progress:
                 progress(len(indices))
     _merge(metrics)
-    values = [item for metric in metrics for item in metric.compute().items()]
+    values = [item for metric in metrics for item in _with_units(metric)]
     _require_distinct([name for name, _ in values])
     return dict(values)
+
+
+def _with_units(metric: Metric) -> list[tuple[str, Measurement]]:
+    """What a metric has measured, in the unit that its spec states where it states none itself."""
+    registration = default_host().name_of(type(metric))
+    unit = registration.spec.unit if registration and isinstance(registration.spec, MetricSpec) else ""
+    return [(name, m if m.unit else m._replace(unit=unit)) for name, m in metric.compute().items()]
 
 
 def _require_fit(model: GenerativeModel, dataset: Dataset) -> None:
@@ -96,6 +104,15 @@ def results(
     }
 
 
+def rounded(value: float | None, error: float | None) -> str:
+    """A value with as many decimals as give its standard error two digits; four digits where there is none."""
+    if value is None:
+        return "none"
+    if not error or not math.isfinite(error):
+        return f"{value:.4g}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+
+
 @contextlib.contextmanager
 def _evaluating(model: GenerativeModel) -> Iterator[None]:
     """Inside, the model is in evaluation mode; outside each of its modules is in the mode it was in."""
@@ -114,8 +131,8 @@ def _device(model: GenerativeModel) -> torch.device:
     return next((t.device for t in tensors), torch.device("cpu"))
 
 
-def _jsonable(number: float) -> float | None:
-    return number if math.isfinite(number) else None
+def _jsonable(value: float | str) -> float | str | None:
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def to_device(batch: dict[str, Tensor | list[str]], device: torch.device) -> dict[str, Tensor | list[str]]:

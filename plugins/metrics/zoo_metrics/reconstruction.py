@@ -33,7 +33,7 @@ class PSNR(AverageMetric):
 
     def compute(self) -> dict[str, Measurement]:
         values = super().compute()
-        mse, error, n = values["psnr_pooled"]
+        mse, error, n, _ = values["psnr_pooled"]
         # To first order, a relative error of the MSE moves its logarithm by as much.
         spread = 10 / math.log(10) * error / mse if mse > 0 else math.nan
         return {**values, "psnr_pooled": Measurement(float(decibels(torch.tensor(mse).double())), spread, n)}
