@@ -29,8 +29,8 @@ LAYERS = (
     ("distributions", "data"),
     ("components",),
     ("config",),
-    ("hub", "weights", "pretrained", "latents", "images", "evaluation"),
-    ("cards",),
+    ("hub", "weights", "pretrained", "latents", "images", "figures", "evaluation"),
+    ("cards", "encoded"),
     ("training",),
     # "python -m zoo_core.training" is the command line, started by "accelerate launch".
     ("cli", "training.__main__", "testing"),

@@ -1,6 +1,9 @@
 """Pictures: from tensors to PNG files and back. Images are (N, C, H, W), values in [0, 1]."""
 
+import io
 import math
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import DataError
+from zoo_core.files import WRITING
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,15 +41,38 @@ def save_image(image: Tensor, path: str | Path, *, enlarge: int = 1) -> Path:
     """
     from PIL import Image
 
-    path = Path(path)
     picture = to_picture(image)
     picture = picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST)
+    png = io.BytesIO()
+    picture.save(png, format="PNG")
+    return save_png(png.getvalue(), path)
+
+
+def save_png(png: bytes, path: str | Path) -> Path:
+    """Writes a picture's file: whole, or not at all; one that was there before stays until then.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, format="PNG")
+        _write_whole(png, path.resolve())
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
     return path
+
+
+def _write_whole(content: bytes, path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe or a device has no content that could be replaced
+        path.write_bytes(content)
+        return
+    temporary = path.with_name(f"{WRITING}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def to_picture(image: Tensor) -> "Image":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zoo_core.cli.pictures import ModelName
+from zoo_core.cli.options import ModelName
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from zoo_core.cli.options import Device, ModelName, Revision
 from zoo_core.cli.output import AsJson, print_json, print_table
-from zoo_core.cli.pictures import Device, ModelName, Revision
 from zoo_core.errors import ConfigError
 
 

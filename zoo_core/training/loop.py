@@ -23,7 +23,7 @@ def train(recipe: Recipe, folder: str | Path, *, host: PluginHost | None = None)
         TrainingError, ConfigError, DataError: with a sentence; what was saved before stays.
     """
     folder = Path(folder)
-    _require_same_recipe(recipe, folder)
+    require_same_recipe(recipe, folder)
     folder.mkdir(parents=True, exist_ok=True)
     run = _run(recipe, folder, host)
     run.train()
@@ -55,7 +55,7 @@ def _run(recipe: Recipe, folder: Path, host: PluginHost | None) -> Run:
     return kind(recipe, folder, host=host)
 
 
-def _require_same_recipe(recipe: Recipe, folder: Path) -> None:
+def require_same_recipe(recipe: Recipe, folder: Path) -> None:
     """Refuses to go on with a run under another recipe.
 
     Raises:
