@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import LossSpec, ModelSpec, PosteriorSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, ModelSpec, PosteriorSpec, hookimpl
 
 
 @hookimpl
@@ -71,4 +71,20 @@ def zoo_losses() -> Iterator[LossSpec]:
         name="sparse_kl",
         target="zoo_autoencoder.sparse_kl:SparseKL",
         summary="-log p(x|z) + weight Σ_k KL(p || mean activity of unit k).",
+    )
+
+
+@hookimpl
+def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    yield CheckpointSpec(
+        name="cae-mnist",
+        target="zoo_autoencoder:checkpoints",
+        hub="latent-zoo/cae-mnist",
+        summary="Contractive autoencoder with tied weights on binarised MNIST, 900 sigmoid units.",
+    )
+    yield CheckpointSpec(
+        name="sae-mnist",
+        target="zoo_autoencoder:checkpoints",
+        hub="latent-zoo/sae-mnist",
+        summary="Sparse autoencoder on binarised MNIST, 256 sigmoid units, each active one time in ten.",
     )
