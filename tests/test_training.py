@@ -34,7 +34,7 @@ RECIPE = {
     },
     "loss": "vae/elbo",
     "data": {"name": "core/digits", "preprocessing": {"binarize": "dynamic"}},
-    "training": {"steps": 30, "batch": 32, "log_every": 1, "save_every": 10},
+    "training": {"steps": 30, "batch": 32, "log_every": 1, "save_every": 10, "warmup": 5, "schedule": "cosine"},
     "evaluation": {"metrics": ["metrics/elbo"]},
 }
 

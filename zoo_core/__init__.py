@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.specs import PriorSpec as PriorSpec
     from zoo_core.specs import QuantizerSpec as QuantizerSpec
     from zoo_core.specs import Spec as Spec
+    from zoo_core.training import fit_prior as fit_prior
     from zoo_core.training import read_recipe as read_recipe
     from zoo_core.training import train as train
 
@@ -97,7 +98,7 @@ _PUBLIC = {
         "CheckpointSpec", "DatasetSpec", "DecoderSpec", "EncoderSpec", "LikelihoodSpec", "LossSpec", "MetricSpec",
         "ModelSpec", "PosteriorSpec", "PriorSpec", "QuantizerSpec", "Spec",
     ),
-    "zoo_core.training": ("read_recipe", "train"),
+    "zoo_core.training": ("fit_prior", "read_recipe", "train"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

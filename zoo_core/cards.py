@@ -1,6 +1,7 @@
 """Model cards written from what a checkpoint records: its config, its provenance, its measured results."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,9 @@ def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, fol
     yield from _measured(results, name)
     yield "## Trained\n"
     yield from _trained(config, provenance, recipe)
+    if "prior" in provenance:
+        yield "## Prior\n"
+        yield from _fitted(provenance["prior"])
     yield "## Model\n"
     yield f"```json\n{json.dumps(config['model'], indent=2)}\n```\n"
     size = sum((folder / file).stat().st_size for file in config["weights"])
@@ -128,6 +132,36 @@ def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: M
         yield f"| time | {provenance['seconds'] / 60:.0f} minutes on {provenance['device']} |"
     plugins = ", ".join(f"zoo-{plugin} {version}" for plugin, version in config["plugins"].items())
     yield f"| versions | zoo-core {config['zoo_core']}, {plugins} |\n"
+
+
+def _fitted(prior: Mapping[str, Any]) -> Iterator[str]:
+    """How a prior was fitted after the fact."""
+    recipe = prior["recipe"]
+    options, training = recipe["data"]["options"], recipe["training"]
+    weights = ", ".join(f"`{file}` with SHA-256 `{sha256}`" for file, sha256 in prior["weights"].items())
+    yield f"Fitted afterwards to {prior['examples']:,} latents of this model, whose other weights stayed: {weights}.\n"
+    yield f"```console\n$ {_fit_command(recipe)}\n```\n"
+    yield "| | |\n|---|---|"
+    yield f"| latents | {options['draws']} of each example; fingerprint `{prior['data_fingerprint']}` |"
+    by_gradients = f"{prior['steps']:,} of {training['batch']} latents, learning rate {training['lr']}"
+    yield f"| steps | {by_gradients if recipe['loss'] else str(prior['steps']) + ' iterations over all latents'} |"
+    yield f"| seed | {training['seed']} |"
+    yield f"| time | {prior['seconds']:.0f} seconds on {prior['device']} |\n"
+
+
+def _fit_command(recipe: Mapping[str, Any]) -> str:
+    """The command that fits this prior again."""
+    options, training, model = recipe["data"]["options"], recipe["training"], recipe["model"]
+    length = "steps" if training["steps"] else "epochs"
+    chosen = {f"prior.{key}": value for key, value in model.items() if key != "type"}
+    chosen |= {f"training.{key}": training[key] for key in (length, "batch", *(["lr"] if recipe["loss"] else []))}
+    draws = f" --draws {options['draws']}" if options["draws"] > 1 else ""
+    settings = " ".join(f"--set {shlex.quote(f'{key}={_as_yaml(value)}')}" for key, value in chosen.items())
+    return f"zoo fit-prior {options['model']} --prior {model['type']}{draws} {settings}"
+
+
+def _as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _settings(preprocessing: Mapping[str, Any]) -> str:

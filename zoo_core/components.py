@@ -131,7 +131,14 @@ class Decoder(Component):
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns: straight-through vectors, codes, its loss (nats, (B,)), perplexity ()."""
+    """What a quantizer makes of real latents z.
+
+    Attributes:
+        z_q: the vectors of the codes, (B, *latent_shape); z has a gradient through them, by an estimate.
+        codes: int64, (B, *codes_shape).
+        loss: what training adds to the distortion, (B,): summed over each example, never meaned.
+        perplexity: exp of the entropy, in nats, of the codes in this batch, ().
+    """
 
     z_q: Tensor
     codes: Tensor
@@ -140,16 +147,38 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(Component):
-    """Real latents to codes of a codebook with ``codebook_size`` entries."""
+    """Real latents to codes from 0 to ``codebook_size`` - 1, and back. Only ``forward``, in training, may learn.
+
+    Each position of latents (D, h, w) has a vector, which is given one code; latents (D,) are one position.
+    What is a density of such codes has the same ``codebook_size``.
+
+    Attributes:
+        latent_shape: of the real latents, (D, *positions).
+        codes_shape: of the codes, (*positions); with several codebooks, each at all positions, (levels, *positions).
+    """
 
     kind: ClassVar[str] = "quantizer"
-    provides: ClassVar[tuple[str, ...]] = ("latent_shape", "codebook_size")
+    provides: ClassVar[tuple[str, ...]] = ("latent_shape", "codes_shape", "codebook_size")
     latent_shape: tuple[int, ...]
+    codes_shape: tuple[int, ...]
     codebook_size: int
 
     @abc.abstractmethod
+    def encode(self, z: Tensor) -> Tensor:
+        """z (B, *latent_shape) → codes, int64 (B, *codes_shape)."""
+
+    @abc.abstractmethod
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes (*, *codes_shape), with any leading dimensions → their vectors (*, *latent_shape)."""
+
+    @abc.abstractmethod
     def forward(self, z: Tensor) -> Quantized:
-        """z (B, *latent_shape) → quantized vectors of that shape and their codes."""
+        """z (B, *latent_shape) → its codes, their vectors, and what training needs of them."""
+
+    def counts(self, codes: Tensor) -> Tensor:
+        """How often each code of each codebook is among codes (*, *codes_shape): int64, (1, codebook_size)."""
+        k = codes.flatten()
+        return k.new_zeros(self.codebook_size).index_add_(0, k, torch.ones_like(k)).unsqueeze(0)
 
 
 class GenerativeModel(Component):
@@ -182,6 +211,10 @@ class GenerativeModel(Component):
     def draw(self, n: int) -> Tensor:
         """What ``sample`` returns, from torch's global generator."""
 
+    def simulate(self, n: int) -> Tensor:
+        """n draws x ~ p(x) as ``log_prob`` knows it: those of ``draw``, unless these are made for the eye."""
+        return self.draw(n)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) in nats, (B,), exact or a lower bound as the model's spec says.
 
@@ -213,7 +246,7 @@ class ModelDistribution(Distribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.model.draw(math.prod(sample_shape)).reshape(*sample_shape, *self.event_shape)
+        return self.model.simulate(math.prod(sample_shape)).reshape(*sample_shape, *self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats, (*,), for a value (*, *data_shape). Raises ConfigError if the model has no density."""
@@ -286,6 +319,10 @@ class LatentVariableModel(GenerativeModel):
         """z ~ p(z), then the mean of p(x|z), as pictures are shown; with ``noise`` x ~ p(x|z) itself."""
         z = self.prior().sample((n,))
         return self.decoder(z).sample() if noise else self.decode(z)
+
+    def simulate(self, n: int) -> Tensor:
+        """x ~ p(x|z) itself, not its mean."""
+        return self.draw(n, noise=True)
 
     def log_prob(self, x: Tensor, *, samples: int = 1, chunk: int = 64) -> Tensor:
         """log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x) for z_k ~ q(z|x), (B,): a lower bound on log p(x).

@@ -3,7 +3,7 @@
 A config is JSON: ``{"type": "vae/vae", "encoder": {"type": "nets/conv_encoder", "latents": 16}, …}``. The
 keys beside ``type`` are constructor arguments; a component without arguments may be written as its name.
 Shapes are not repeated: what one part provides (an encoder its ``latent_shape``) fills the argument of
-that name in the parts after it.
+that name in the parts after it, unless the whole gives a part another one (``Component.shapes_for``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,7 +139,7 @@ def _constructed(plan: _Plan, shapes: dict[str, Any], path: str) -> Any:
     for name, parameter in parameters(plan.target).items():
         if name in plan.arguments:
             value = plan.arguments[name]
-            arguments[name] = _map_parts(value, _Plan, lambda part, p=parameter: _part(part, p, shapes, path))
+            arguments[name] = _map_parts(value, _Plan, lambda part, p=parameter: _part(part, p, plan, shapes, path))
         elif name in shapes:
             arguments[name] = shapes[name]
         elif parameter.required:
@@ -157,11 +157,19 @@ def _placed(sentence: str, target: type, path: str) -> str:
     return join(path, sentence) if own else f"{_at(path)}{sentence}"
 
 
-def _part(plan: _Plan, parameter: Parameter, shapes: dict[str, Any], path: str) -> Any:
+def _part(plan: _Plan, parameter: Parameter, whole: _Plan, shapes: dict[str, Any], path: str) -> Any:
     of_latents = _models_latents(plan.target, parameter)
-    part = _constructed(plan, _seen(shapes, of_latents), join(path, parameter.name))
-    shapes.update(_provided(part, of_latents))
+    told = whole.target.shapes_for(parameter.name, shapes, _values(whole))
+    part = _constructed(plan, _seen(told, of_latents), join(path, parameter.name))
+    shapes.update(_provided(part, of_latents, shapes, told))
     return part
+
+
+def _values(plan: _Plan) -> dict[str, Any]:
+    """The arguments that are no parts, or their defaults."""
+    known = {name: p for name, p in parameters(plan.target).items() if not p.component_types()}
+    defaults = {name: p.default for name, p in known.items() if not p.required}
+    return defaults | {name: value for name, value in plan.arguments.items() if name in known}
 
 
 def _models_latents(part: type[Component], parameter: Parameter) -> bool:
@@ -172,13 +180,15 @@ def _models_latents(part: type[Component], parameter: Parameter) -> bool:
 def _seen(shapes: Mapping[str, Any], of_latents: bool) -> dict[str, Any]:
     if not of_latents:
         return dict(shapes)
-    return {"data_shape": shapes["latent_shape"]} if "latent_shape" in shapes else {}
+    told = {"data_shape": shapes["latent_shape"]} if "latent_shape" in shapes else {}
+    return told | {name: shapes[name] for name in ("codebook_size",) if name in shapes}
 
 
-def _provided(part: Component, of_latents: bool) -> dict[str, Any]:
-    if of_latents:
-        return {"latent_shape": part.data_shape}
-    return {name: getattr(part, name) for name in part.provides if hasattr(part, name)}
+def _provided(part: Component, of_latents: bool, shapes: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a part tells those after it: its shapes, but those that were changed for it alone."""
+    names = {"latent_shape": "data_shape"} if of_latents else {name: name for name in part.provides}
+    same = {name: own for name, own in names.items() if told.get(name) == shapes.get(name)}
+    return {name: getattr(part, own) for name, own in same.items() if hasattr(part, own)}
 
 
 def _map_parts(value: Any, part_type: type, function: Any) -> Any:
@@ -201,8 +211,9 @@ def _described(component: Component, shapes: dict[str, Any], host: PluginHost) -
 
         def part(child: Component, name: str = name) -> dict[str, Any]:
             of_latents = _models_latents(type(child), parameters(type(component))[name])
-            described = _described(child, _seen(shapes, of_latents), host)
-            shapes.update(_provided(child, of_latents))
+            told = type(component).shapes_for(name, shapes, component.arguments)
+            described = _described(child, _seen(told, of_latents), host)
+            shapes.update(_provided(child, of_latents, shapes, told))
             return described
 
         config[name] = _jsonable(_map_parts(value, Component, part))

@@ -216,6 +216,21 @@ class LogitLaplace(Distribution):
         return _with_batch(self, batch_shape, mu=mu, log_b=log_b)
 
 
+class _Levels(constraints.Constraint):
+    """x in {0, 1/(L-1), ..., 1}, as far as float32 can tell."""
+
+    is_discrete = True
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        i = value * (self.levels - 1)
+        nearest = i.round()
+        return ((i - nearest).abs() < 1e-3) & (nearest >= 0) & (nearest < self.levels)
+
+
 class DiscretizedLogisticMixture(Distribution):
     """P(x) = sum_k pi_k [sigmoid((x+h - mu_k) / s_k) - sigmoid((x-h - mu_k) / s_k)], pi = softmax.
 
@@ -256,7 +271,7 @@ class DiscretizedLogisticMixture(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return _independent(constraints.unit_interval, len(self.event_shape))
+        return _independent(_Levels(self.levels), len(self.event_shape))
 
     @property
     def _k(self) -> int:

@@ -50,6 +50,9 @@ def derived_seed(*key: int) -> int:
 def seed_everything(*key: int) -> None:
     """Seeds torch, numpy and Python from a key such as (seed, step, rank): equal keys, equal draws."""
     seed = derived_seed(*key)
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # that would keep a stack trace for every kind of device that is not there: half the cost of a seeding
+        torch.default_generator.manual_seed(seed)
     numpy.random.seed(seed % 2**32)
     random.seed(seed)

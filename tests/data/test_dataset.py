@@ -61,7 +61,8 @@ def test_refuses_what_are_no_indices(indices):
     ("columns", "message"),
     [
         ({"label": LABEL}, "column 'image'"),
-        ({"image": IMAGE.float()}, "uint8"),
+        ({"image": IMAGE.double()}, "uint8"),
+        ({"image": torch.zeros(5)}, "uint8"),
         ({"image": IMAGE[0]}, "uint8"),
         ({"image": IMAGE, "label": LABEL[:4]}, "differ in length"),
     ],
@@ -69,6 +70,14 @@ def test_refuses_what_are_no_indices(indices):
 def test_refuses_columns_that_are_no_data_set(columns, message):
     with pytest.raises(DataError, match=message):
         InMemory("bad", "train", columns)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 3), (6, 2)])
+def test_examples_may_be_numbers_of_any_shape(shape):
+    for z in (torch.randn(5, *shape), torch.randint(512, (5, *shape))):
+        data = InMemory("latents", "train", {"image": z, "label": LABEL})
+        assert data.data_shape == shape
+        assert torch.equal(data.batch(torch.tensor([3, 0]))["image"], z[[3, 0]])
 
 
 def test_equal_content_has_an_equal_fingerprint():

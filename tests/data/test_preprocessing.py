@@ -170,10 +170,25 @@ def test_refuses_settings_that_mean_nothing(settings, message):
         Preprocessing.from_dict(settings)
 
 
-@pytest.mark.parametrize("batch", [{}, {"image": EVERY.float()}, {"image": EVERY[0]}, {"image": ["a"]}])
+@pytest.mark.parametrize("batch", [{}, {"image": EVERY.double()}, {"image": EVERY[0]}, {"image": ["a"]}])
 def test_refuses_what_is_no_stored_image(batch):
     with pytest.raises(DataError, match="uint8"):
         Preprocessing()(batch)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 8, 8), (6, 2)])
+def test_numbers_that_are_no_stored_images_stay_as_they_are(shape):
+    for z in (torch.randn(3, *shape) * 9, torch.randint(512, (3, *shape))):
+        assert Preprocessing()({"image": z})["image"] is z
+    assert Preprocessing().data_shape(shape) == shape
+
+
+@pytest.mark.parametrize("how", [{"binarize": "dynamic"}, {"image_size": (8, 8)}, {"channels": 1}])
+def test_no_setting_applies_to_them(how):
+    with pytest.raises(DataError, match="no stored images, so no setting applies to them; leave it out"):
+        Preprocessing(**how)({"image": torch.randn(3, 1, 8, 8)})
+    with pytest.raises(DataError, match=r"takes images \(C, H, W\), not examples of shape \(4,\)"):
+        Preprocessing(**how).data_shape((4,))
 
 
 def test_is_frozen():

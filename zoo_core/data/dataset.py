@@ -19,7 +19,7 @@ class Dataset(abc.ABC):
     Attributes:
         name: what :func:`zoo_core.data.load` was asked for.
         split: the part of the data set: ``"train"``, ``"test"``, …
-        data_shape: (C, H, W) of one image.
+        data_shape: (C, H, W) of one image, or the shape of one example that is none, such as a latent.
         fingerprint: hex digits that identify the content: equal content, equal fingerprint.
         columns: the keys of a batch, ``"image"`` first; ``"label"`` and ``"caption"`` where known.
     """
@@ -41,7 +41,8 @@ class Dataset(abc.ABC):
             indices: integers (B,), each in [0, len), in any order and with repetitions.
 
         Returns:
-            ``image``: uint8 (B, C, H, W), 0 to 255. ``label``: int64 (B,). ``caption``: B strings.
+            ``image``: uint8 (B, C, H, W), 0 to 255; or float32 or int64 (B, *data_shape), as models take it.
+            ``label``: int64 (B,). ``caption``: B strings.
 
         Raises:
             IndexError: an index lies outside the data set.
@@ -52,7 +53,8 @@ class InMemory(Dataset):
     """Columns held whole, as tensors (which may be memory mapped) and strings.
 
     Args:
-        columns: ``image`` uint8 (N, C, H, W) and others with N rows; strings as a sequence.
+        columns: ``image`` uint8 (N, C, H, W), or float32 or int64 (N, ...) for what is no picture, such as latents
+            and codes; others with N rows; strings as a sequence.
         fingerprint: of these columns; computed from their values when it is not given.
 
     Raises:
@@ -108,9 +110,16 @@ def _extremes(indices: Tensor) -> str:
 
 def _image_shape(name: str, columns: Mapping[str, Tensor | Strings]) -> tuple[int, ...]:
     image = columns.get("image")
-    if not isinstance(image, Tensor) or image.ndim != 4 or image.dtype != torch.uint8:
-        raise DataError(f"data set {name!r} needs a column 'image' of uint8 (N, C, H, W)")
+    if not isinstance(image, Tensor) or not (is_ready(image) or (image.dtype, image.ndim) == (torch.uint8, 4)):
+        raise DataError(
+            f"data set {name!r} needs a column 'image' of uint8 (N, C, H, W), or of float32 or int64 (N, ...)"
+        )
     return tuple(image.shape[1:])
+
+
+def is_ready(examples: object) -> bool:
+    """Whether they are numbers that need no preprocessing: latents float32 (N, ...), or codes int64 (N, ...)."""
+    return isinstance(examples, Tensor) and examples.dtype in (torch.float32, torch.int64) and examples.ndim > 1
 
 
 def _require_equal_lengths(name: str, columns: Mapping[str, Tensor | Strings]) -> None:

@@ -1,4 +1,4 @@
-"""What the core itself offers: two data sets that need no download."""
+"""What the core itself offers: two data sets that need no download, and one made of others."""
 
 from collections.abc import Iterator
 
@@ -19,4 +19,10 @@ def zoo_datasets() -> Iterator[DatasetSpec]:
         target="zoo_core.data.shapes:Shapes",
         summary="Coloured shapes with captions, drawn on demand; novel: unseen combinations.",
         splits=("train", "test", "novel"),
+    )
+    yield DatasetSpec(
+        name="latents",
+        target="zoo_core.encoded:latents",
+        summary="What a model's encoder makes of its data: z ~ q(z|x), for priors.",
+        splits=("train", "test"),
     )

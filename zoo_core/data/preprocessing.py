@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from zoo_core.arguments import checked, unknown_arguments
-from zoo_core.data.dataset import Batch
+from zoo_core.data.dataset import Batch, is_ready
 from zoo_core.data.sizes import checked_size
 from zoo_core.errors import ConfigError, DataError
 
@@ -26,6 +26,7 @@ class Preprocessing:
 
     x = v / 255; dequantised: x = (v + u) / 256, u ~ U[0, 1); binarised: x ~ Bernoulli(v / 255).
     Resized and recoloured images are rounded to whole v first, so that this holds for them too.
+    Examples that are no stored images, float32 or int64 such as latents, stay as they are; no setting applies to them.
 
     Attributes:
         image_size: (H, W) or the side of a square; bilinear, antialiased, and not cut to the new
@@ -58,12 +59,25 @@ class Preprocessing:
         """The batch with ``image`` as float32 (B, C, H, W); its other columns are the same objects.
 
         Raises:
-            DataError: there is no ``image`` of uint8 (B, C, H, W).
+            DataError: there is no ``image`` of uint8 (B, C, H, W); or it is of numbers as models take them, but
+                settings are not at their defaults.
         """
+        if is_ready(batch.get("image")) and self == Preprocessing():
+            return batch
         return {**batch, "image": self._values(self._levels(_stored(batch)))}
 
     def data_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(C, H, W) after preprocessing of images that are stored as ``shape``."""
+        """(C, H, W) after preprocessing of images that are stored as ``shape``; what is no image keeps its shape.
+
+        Raises:
+            DataError: settings are not at their defaults, and these are no images.
+        """
+        if self == Preprocessing():
+            return tuple(shape)
+        if len(shape) != 3:
+            raise DataError(
+                f"preprocessing: takes images (C, H, W), not examples of shape {tuple(shape)}; leave it out"
+            )
         channels, *size = shape
         height, width = self.image_size or size
         return self.channels or channels, height, width
@@ -96,13 +110,17 @@ class Preprocessing:
         if self.dequantize == "uniform":
             return (v + _uniform(v)) / 256
         if self.binarize == "threshold":
-            return (v >= 128).float()
+            return torch.ge(v, 128, out=torch.empty_like(v))  # by way of bool it takes eight times as long
         x = v.float() / 255
         return torch.bernoulli(x) if self.binarize == "dynamic" else x
 
 
 def _stored(batch: Batch) -> Tensor:
     image = batch.get("image")
+    if is_ready(image):
+        raise DataError(
+            "preprocessing: these examples are no stored images, so no setting applies to them; leave it out"
+        )
     if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 4:
         got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else "none"
         raise DataError(f"preprocessing needs a column 'image' of uint8 (B, C, H, W), got {got}")

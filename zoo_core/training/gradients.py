@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from accelerate import DistributedDataParallelKwargs
+from accelerate import DistributedDataParallelKwargs, DistributedType
 from torch import Tensor, nn
 
 from zoo_core.components import AdversarialLoss, Batch, GenerativeModel, Loss, LossOutput
@@ -17,6 +17,7 @@ from zoo_core.training.run import Run
 from zoo_core.training.schedules import learning_rate
 
 MODEL, ADVERSARY = "model", "adversary"  # the players, in the order of their steps
+BY_TORCH_ALONE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -62,11 +63,12 @@ class GradientRun(Run):
         self.loss: Loss = build(self.recipe.loss, "loss", host=self.host, **_shapes(self.model))
         objective = Objective(self.model, self.loss, self.settings.precision)
         optimizers = _optimizers(self.settings, objective)
+        # Before a checkpoint is taken up, for with it comes the rate of its step.
+        self.peaks = {player: o.param_groups[0]["lr"] for player, o in optimizers.items()}
         self.start = self._take_up(objective, optimizers)
         self.objective, *prepared = self.accelerator.prepare(objective, *optimizers.values())
-        self.optimizers = dict(zip(optimizers, prepared, strict=True))
+        self.optimizers = {player: self._unwrapped(o) for player, o in zip(optimizers, prepared, strict=True)}
         self.moved = {player: objective.parameters_of(player) for player in optimizers}
-        self.peaks = {player: o.param_groups[0]["lr"] for player, o in optimizers.items()}
         self.objective.train()
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -80,14 +82,13 @@ class GradientRun(Run):
 
     def _move(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
         """One player's step; what to report of it."""
-        optimizer = self.optimizers[player]
         rate = self._set_learning_rate(player, step)
         output: LossOutput = self.objective(batch, step, player)
         self._require_finite(output, step)
-        optimizer.zero_grad()
+        self._forget_gradients(player)
         self.accelerator.backward(output.total)
         clipped = self._clip(player)
-        optimizer.step()
+        self.optimizers[player].step()
         told = {"loss": output.total, **output.terms, **clipped, "learning_rate": output.total.new_tensor(rate)}
         return told if player == MODEL else {f"{player}_{name}": value for name, value in told.items()}
 
@@ -112,6 +113,16 @@ class GradientRun(Run):
         for player, optimizer in optimizers.items():
             optimizer.load_state_dict(state.optimizers[player])
         return state.step
+
+    def _unwrapped(self, optimizer: Any) -> torch.optim.Optimizer:
+        """Accelerate's wrapper searches the disk for a package at every step, mostly to do nothing else."""
+        idle = optimizer.scaler is None and self.accelerator.distributed_type in BY_TORCH_ALONE
+        unwrapped: torch.optim.Optimizer = optimizer.optimizer if idle else optimizer
+        return unwrapped
+
+    def _forget_gradients(self, player: str) -> None:
+        for parameter in self.moved[player]:
+            parameter.grad = None
 
     def _clip(self, player: str) -> dict[str, Any]:
         if self.settings.clip is None:
