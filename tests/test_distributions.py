@@ -433,6 +433,21 @@ def test_discretized_logistic_off_the_grid() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("levels", [2, 8, 256])
+def test_discretized_logistic_has_probabilities_of_levels_and_of_nothing_else(levels: int, dtype: torch.dtype) -> None:
+    d = one_mixture([0.0], [0.5], [0.0], levels, dtype)
+    assert d.support.is_discrete
+    assert d.support.check(grid(levels, dtype)).all()
+    assert d.support.check(d.sample(torch.Size((50,)))).all()
+    between = (grid(levels, dtype)[:-1] + 0.25 / (levels - 1), torch.tensor([-1.0, 1.0 + 1 / (levels - 1), math.nan]))
+    assert not any(d.support.check(x).any() for x in between)
+    checked = DiscretizedLogisticMixture(d.logits, d.mu, d.log_s, levels, validate_args=True)
+    assert torch.equal(checked.log_prob(grid(levels, dtype)), d.log_prob(grid(levels, dtype)))
+    with pytest.raises(ValueError, match="support"):
+        checked.log_prob(between[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_discretized_logistic_gradients_are_finite_at_extremes(dtype: torch.dtype) -> None:
     corners = itertools.product([-1e3, 0, 1e3], [-1e5, 0, 0.5, 1, 1e5], [-1e3, -30, -7, 0, 30, 1e3])
     parameters = torch.tensor(list(corners), dtype=dtype).T.unsqueeze(1).repeat(1, 2, 1)

@@ -29,6 +29,13 @@ def zoo_metrics() -> Iterator[MetricSpec]:
         unit="nats",
     )
     yield MetricSpec(
+        name="bits_per_dim",
+        target="zoo_metrics.bits_per_dim:BitsPerDim",
+        summary="-log2 P(x) for each value of discrete data, or of a density of dequantised ones.",
+        better="lower",
+        unit="bits",
+    )
+    yield MetricSpec(
         name="mse",
         target="zoo_metrics.reconstruction:MSE",
         summary="Mean squared error of reconstructions, per value, where white is 1.",

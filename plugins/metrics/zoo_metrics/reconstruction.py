@@ -36,7 +36,8 @@ class PSNR(AverageMetric):
         mse, error, n, _ = values["psnr_pooled"]
         # To first order, a relative error of the MSE moves its logarithm by as much.
         spread = 10 / math.log(10) * error / mse if mse > 0 else math.nan
-        return {**values, "psnr_pooled": Measurement(float(decibels(torch.tensor(mse).double())), spread, n)}
+        pooled = float(decibels(torch.tensor(mse, dtype=torch.float64)))  # float32 would lose what Jensen promises
+        return {**values, "psnr_pooled": Measurement(pooled, spread, n)}
 
 
 def decibels(error: Tensor) -> Tensor:

@@ -15,10 +15,13 @@ from zoo_nets.composition import ACTIVATIONS
 from zoo_nets.conv import ConvDecoder, ConvEncoder
 from zoo_nets.likelihoods import (
     BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
     GaussianLikelihood,
     LearnedGaussianLikelihood,
     LogisticMixtureLikelihood,
     LogitLaplaceLikelihood,
+    PixelGaussianLikelihood,
 )
 from zoo_nets.linear import LinearDecoder, LinearEncoder
 from zoo_nets.mlp import MLPDecoder, MLPEncoder
@@ -30,8 +33,11 @@ from zoo_core import ConfigError, Dirac, Likelihood
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "bernoulli": BernoulliLikelihood,
+    "continuous_bernoulli": ContinuousBernoulliLikelihood,
     "gaussian": lambda: GaussianLikelihood(sigma=0.3),
     "learned": LearnedGaussianLikelihood,
+    "pixel": PixelGaussianLikelihood,
+    "categorical": CategoricalLikelihood,
     "mixture": lambda: LogisticMixtureLikelihood(components=3),
     "logit_laplace": LogitLaplaceLikelihood,
 }

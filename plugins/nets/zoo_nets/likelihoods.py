@@ -13,6 +13,8 @@ from torch.distributions import (
 )
 
 from zoo_core import Bounds, DiscretizedLogisticMixture, Likelihood, LogitLaplace, PositiveFloat, PositiveInt
+from zoo_nets.continuous_bernoulli import ContinuousBernoulli
+from zoo_nets.levels import LEVELS, CategoricalLevels
 from zoo_nets.normal import normal
 from zoo_nets.precision import widened
 
@@ -30,6 +32,22 @@ class BernoulliLikelihood(Likelihood):
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
         return Independent(Bernoulli(logits=widened(h), validate_args=False), event_dim, validate_args=False)
+
+
+class ContinuousBernoulliLikelihood(Likelihood):
+    """p(x|z) = Π_i C(lambda_i) lambda_i^x_i (1 - lambda_i)^(1 - x_i), h = logit lambda, a density of grey values.
+
+    The Bernoulli's formula with the constant that makes it a density on [0, 1].
+
+    The continuous Bernoulli: fixing a pervasive error in variational autoencoders (Loaiza-Ganem & Cunningham, 2019)
+    https://arxiv.org/abs/1907.06845
+    """
+
+    def channels(self, data: int) -> int:
+        return data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        return Independent(ContinuousBernoulli(widened(h)), event_dim, validate_args=False)
 
 
 class GaussianLikelihood(Likelihood):
@@ -68,6 +86,38 @@ class LearnedGaussianLikelihood(Likelihood):
         mu = widened(h)
         sigma = widened(self.log_sigma).clamp(*LOG_SCALE).exp().expand_as(mu)
         return normal(mu, sigma, event_dim)
+
+
+class PixelGaussianLikelihood(Likelihood):
+    """p(x|z) = Π_i N(x_i; mu_i, sigma_i^2), from h = (mu, log sigma): the decoder tells where it is sure.
+
+    Auto-encoding variational Bayes (Kingma & Welling, 2014), appendix C.2 https://arxiv.org/abs/1312.6114
+
+    log sigma is kept within +-7. On data that take few values, such as black, a sigma falls there: the density of a
+    constant has no bound. Dequantise such data.
+    """
+
+    def channels(self, data: int) -> int:
+        return 2 * data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        mu, log_sigma = widened(h).chunk(2, dim=-event_dim)
+        return normal(mu, log_sigma.clamp(*LOG_SCALE).exp(), event_dim)
+
+
+class CategoricalLikelihood(Likelihood):
+    """P(x|z) = Π_i softmax(h_i)[255 x_i]: any distribution over the 256 levels of each pixel and channel.
+
+    Pixel recurrent neural networks (van den Oord et al., 2016) https://arxiv.org/abs/1601.06759, whose softmax this
+    is, without its order of pixels.
+    """
+
+    def channels(self, data: int) -> int:
+        return LEVELS * data
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        logits = widened(h).unflatten(-event_dim, (LEVELS, -1))  # type: ignore[no-untyped-call]
+        return CategoricalLevels(logits, event_dim)
 
 
 class LogisticMixtureLikelihood(Likelihood):

@@ -2,7 +2,16 @@
 
 from collections.abc import Iterator
 
-from zoo_core import DecoderSpec, EncoderSpec, LikelihoodSpec, PosteriorSpec, PriorSpec, hookimpl
+from zoo_core import (
+    DecoderSpec,
+    EncoderSpec,
+    LikelihoodSpec,
+    LossSpec,
+    ModelSpec,
+    PosteriorSpec,
+    PriorSpec,
+    hookimpl,
+)
 
 VECTOR = ("vector[real]",)
 VECTOR_OR_GRID = ("vector[real]", "grid[real]")
@@ -35,6 +44,9 @@ def zoo_encoders() -> Iterator[EncoderSpec | PosteriorSpec]:
     yield PosteriorSpec(
         name="dirac", target="zoo_nets.posteriors:DiracPosterior", summary="A point mass: a deterministic encoder."
     )
+    yield PosteriorSpec(
+        name="one_hot", target="zoo_nets.posteriors:OneHotPosterior", summary="Discrete variables, as one-hot vectors."
+    )
 
 
 @hookimpl
@@ -61,12 +73,27 @@ def zoo_decoders() -> Iterator[DecoderSpec | LikelihoodSpec]:
         name="bernoulli", target="zoo_nets.likelihoods:BernoulliLikelihood", summary="Binary pixels, from logits."
     )
     yield LikelihoodSpec(
+        name="continuous_bernoulli",
+        target="zoo_nets.likelihoods:ContinuousBernoulliLikelihood",
+        summary="The Bernoulli's formula made a density of grey values in [0, 1].",
+    )
+    yield LikelihoodSpec(
         name="gaussian", target="zoo_nets.likelihoods:GaussianLikelihood", summary="N(mu, sigma^2) with a fixed sigma."
     )
     yield LikelihoodSpec(
         name="gaussian_learned_sigma",
         target="zoo_nets.likelihoods:LearnedGaussianLikelihood",
         summary="N(mu, sigma^2) with one learned sigma for all pixels.",
+    )
+    yield LikelihoodSpec(
+        name="gaussian_pixel_sigma",
+        target="zoo_nets.likelihoods:PixelGaussianLikelihood",
+        summary="N(mu, sigma^2) with a sigma for each pixel, told by the decoder.",
+    )
+    yield LikelihoodSpec(
+        name="categorical",
+        target="zoo_nets.likelihoods:CategoricalLikelihood",
+        summary="Any distribution over the 256 levels of each pixel.",
     )
     yield LikelihoodSpec(
         name="discretized_logistic_mixture",
@@ -81,6 +108,25 @@ def zoo_decoders() -> Iterator[DecoderSpec | LikelihoodSpec]:
 
 
 @hookimpl
+def zoo_losses() -> Iterator[LossSpec]:
+    yield LossSpec(
+        name="nll", target="zoo_nets.nll:NLL", bound=True, summary="-log p(x), for any model with a density."
+    )
+
+
+@hookimpl
+def zoo_models() -> Iterator[ModelSpec]:
+    yield ModelSpec(
+        name="variational_dequantization",
+        target="zoo_nets.variational_dequantization:VariationalDequantization",
+        summary="Any density as a model of 256 levels, with learned noise between them.",
+        density="bound",
+        sampling="parallel",
+        latent="full",
+    )
+
+
+@hookimpl
 def zoo_priors() -> Iterator[PriorSpec]:
     yield PriorSpec(
         name="standard_normal", target="zoo_nets.priors:StandardNormal", accepts=ANY_REAL, summary="N(0, I)."
@@ -90,4 +136,10 @@ def zoo_priors() -> Iterator[PriorSpec]:
         target="zoo_nets.priors:GaussianMixture",
         accepts=ANY_REAL,
         summary="A learned mixture of diagonal Gaussians.",
+    )
+    yield PriorSpec(
+        name="uniform_one_hot",
+        target="zoo_nets.priors:UniformOneHot",
+        accepts=VECTOR_OR_GRID,
+        summary="Discrete variables, as one-hot vectors, of equally likely classes.",
     )

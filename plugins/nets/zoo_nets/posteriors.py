@@ -3,8 +3,9 @@
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo_core import Dirac, Posterior
+from zoo_core import Dirac, PositiveInt, Posterior
 from zoo_nets.normal import normal
+from zoo_nets.one_hot import OneHot, require_multiple
 from zoo_nets.precision import widened
 
 # Beyond this, sigma^2 or 1/sigma^2 leaves float32's range in the closed-form KL.
@@ -34,3 +35,24 @@ class DiracPosterior(Posterior):
 
     def forward(self, h: Tensor, event_dim: int) -> Distribution:
         return Dirac(widened(h), event_dim)
+
+
+class OneHotPosterior(Posterior):
+    """q(z|x) = Π_v softmax(h_v)[k_v]: L latents are variables x classes, each variable a one-hot vector of its class.
+
+    Any decoder takes the vector. Its draws have no gradient: it is trained by a loss that needs none.
+
+    Args:
+        classes: how many each variable has; the encoder's latents are a multiple of it.
+    """
+
+    def __init__(self, classes: PositiveInt) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def channels(self, latents: int) -> int:
+        require_multiple(latents, self.classes)
+        return latents
+
+    def forward(self, h: Tensor, event_dim: int) -> Distribution:
+        return OneHot(widened(h), self.classes, event_dim)

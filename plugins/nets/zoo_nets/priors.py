@@ -8,6 +8,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily
 
 from zoo_core import PositiveInt, Prior, Shape
 from zoo_nets.normal import normal
+from zoo_nets.one_hot import OneHot, require_multiple
 from zoo_nets.precision import widened
 
 
@@ -23,6 +24,24 @@ class StandardNormal(Prior):
     def forward(self, condition: Any = None) -> Distribution:
         mu = widened(self.zero).expand(self.latent_shape)
         return normal(mu, torch.ones_like(mu), len(self.latent_shape))
+
+
+class UniformOneHot(Prior):
+    """p(z) = classes^-V, for z of V one-hot vectors one after the other, at each position if there are any.
+
+    Args:
+        classes: how many each variable has; ``latent_shape[0]`` is a multiple of it.
+    """
+
+    def __init__(self, latent_shape: Shape, classes: PositiveInt) -> None:
+        super().__init__()
+        require_multiple(latent_shape[0], classes)
+        self.latent_shape, self.classes = tuple(latent_shape), classes
+        # Only tells device and dtype, as in StandardNormal.
+        self.register_buffer("zero", torch.zeros(()))
+
+    def forward(self, condition: Any = None) -> Distribution:
+        return OneHot(widened(self.zero).expand(self.latent_shape), self.classes, len(self.latent_shape))
 
 
 class GaussianMixture(Prior):
