@@ -28,6 +28,7 @@ CONFIGS = [
     {"type": "classical/gmm", "components": 4, "covariance": "tied", "min_variance": 1e-3},
     {"type": "classical/gmm", "components": 4, "covariance": "diagonal", "min_variance": 1e-3},
     {"type": "classical/gmm", "components": 4, "covariance": "spherical", "min_variance": 1e-3},
+    {"type": "classical/gmm", "components": 4, "covariance": "low_rank", "min_variance": 1e-3, "rank": 5},
     {"type": "classical/kmeans", "clusters": 6},
     {"type": "classical/chow_liu", "smoothing": 0.5},
 ]

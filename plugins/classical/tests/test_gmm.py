@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
@@ -13,8 +14,10 @@ from zoo_classical.gmm import GMM
 
 from zoo_core import ConfigError
 
-FORMS = ["full", "tied", "diagonal", "spherical"]
+THEIRS = ["full", "tied", "diagonal", "spherical"]
+FORMS = [*THEIRS, "low_rank"]
 every_form = pytest.mark.parametrize("form", FORMS)
+each_of_theirs = pytest.mark.parametrize("form", THEIRS)
 
 
 def covariances(model: GMM) -> Tensor:
@@ -52,7 +55,7 @@ def sklearn_start(model: GMM, form: str, iterations: int) -> GaussianMixture:
     )
 
 
-@every_form
+@each_of_theirs
 @pytest.mark.parametrize("iterations", [1, 2, 15])
 def test_em_is_that_of_scikit_learn_from_the_same_start(form: str, iterations: int, fit: Any) -> None:
     x = blobs()
@@ -72,7 +75,7 @@ def test_em_is_that_of_scikit_learn_from_the_same_start(form: str, iterations: i
     assert torch.allclose(model.mu, torch.from_numpy(theirs.means_), rtol=1e-8)
 
 
-@every_form
+@each_of_theirs
 def test_on_digits_it_is_that_of_scikit_learn_from_the_same_start(form: str, digits: Tensor, fit: Any) -> None:
     """With noise, for pixels that are always black would be at the floor, which scikit-learn has not."""
     x = digits + 0.1 * torch.randn_like(digits)
@@ -99,6 +102,18 @@ def test_log_prob_is_the_density_written_out(form: str, fit: Any) -> None:
 
 
 @every_form
+def test_whitening_undoes_colouring_and_measures_distances(form: str, fit: Any) -> None:
+    x = blobs()
+    model = GMM((1, 2, 2), 3, form, rank=2)
+    fit(model, x, 3)
+    e, d = torch.randn(7, 4, dtype=torch.float64), x.flatten(1).double()
+    squares = model.covariance.squares(d, model.mu)
+    for k, mu in enumerate(model.mu):
+        assert torch.allclose(model.covariance.whiten(model.covariance.colour(e, k), k), e)
+        assert torch.allclose(model.covariance.whiten(d - mu, k).square().sum(1), squares[:, k])
+
+
+@every_form
 def test_log_prob_integrates_to_one(form: str, fit: Any) -> None:
     x = blobs().flatten(1)[:, :2]
     model = GMM((2,), 3, form, min_variance=0.05)
@@ -107,7 +122,7 @@ def test_log_prob_integrates_to_one(form: str, fit: Any) -> None:
     assert model.log_prob(torch.cartesian_prod(axis, axis)).exp().sum().item() * 0.05**2 == pytest.approx(1, abs=1e-8)
 
 
-@every_form
+@each_of_theirs
 def test_one_component_is_the_gaussian_of_the_data(form: str, fit: Any) -> None:
     x = blobs()
     model = GMM((1, 2, 2), 1, form)
@@ -124,7 +139,7 @@ def test_forms_that_can_say_more_fit_better(digits: Tensor, fit: Any) -> None:
         torch.manual_seed(0)
         scores[form] = fit(GMM((1, 8, 8), 5, form, min_variance=1e-3), digits, 20)[-1]
     assert scores["full"] > scores["tied"] > scores["spherical"]
-    assert scores["full"] > scores["diagonal"] > scores["spherical"]
+    assert scores["full"] > scores["low_rank"] > scores["diagonal"] > scores["spherical"]
 
 
 @every_form
@@ -165,6 +180,27 @@ def test_draws_have_the_moments_of_the_mixture(form: str, fit: Any) -> None:
     assert torch.allclose(drawn.T.cov(), (model.pi[:, None, None] * covariances(model)).sum(0) + between, atol=0.08)
     # A fit matches the mean of the data, so its draws do.
     assert torch.allclose(mean, x.flatten(1).double().mean(0), atol=1e-9)
+
+
+def test_one_component_of_low_rank_is_factor_analysis(fit: Any) -> None:
+    """EM ends where scikit-learn's does, which finds W from an eigenproblem for each sigma."""
+    x = torch.randn(400, 2) @ torch.randn(2, 6) + torch.rand(6) * torch.randn(400, 6) + torch.randn(6)
+    model = GMM((6,), 1, "low_rank", min_variance=1e-9, rank=2)
+    objective = fit(model, x, 400)[-1]
+    rows = x.double().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs = FactorAnalysis(2, tol=1e-9, max_iter=400, svd_method="lapack").fit(rows)
+    assert objective == pytest.approx(theirs.score(rows), rel=1e-5)
+    assert torch.allclose(covariances(model)[0], torch.from_numpy(theirs.get_covariance()), atol=5e-3)
+    assert torch.allclose(model.mu[0], x.double().mean(0))
+
+
+def test_low_rank_is_any_covariance_when_its_rank_is_not_low(fit: Any) -> None:
+    x = blobs()
+    low_rank = fit(GMM((1, 2, 2), 1, "low_rank", min_variance=1e-9, rank=4), x, 200)[-1]
+    full = fit(GMM((1, 2, 2), 1, "full", min_variance=1e-9), x, 1)[-1]
+    assert full - 1e-3 < low_rank <= full + 1e-12
 
 
 def test_draws_fall_where_the_density_says(fit: Any) -> None:
@@ -212,5 +248,7 @@ def test_more_components_than_different_examples_are_refused() -> None:
         GMM((2,), 5).begin(torch.rand(4, 2))
     with pytest.raises(ConfigError, match="got 1"):
         GMM((2,), 2).begin(torch.ones(100, 2))
-    with pytest.raises(ConfigError, match="covariance: must be one of 'full', 'tied', 'diagonal', 'spherical'"):
+    with pytest.raises(
+        ConfigError, match="covariance: must be one of 'full', 'tied', 'diagonal', 'spherical', 'low_rank'"
+    ):
         GMM((2,), 2, "diag")

@@ -58,23 +58,35 @@ def test_clusters_that_stand_apart_are_found(fit: Any) -> None:
 
 
 def test_an_empty_cluster_takes_half_of_the_worst_one(sums: Any) -> None:
-    """The axis is the one along which the worst cluster is widest; J falls, and every cluster is in use."""
+    """The axis is the one along which the worst cluster is widest; J falls, and every cluster is in use.
+
+    The first update finds the cluster empty, and the second has the sums that say where to put it.
+    """
     x = torch.tensor([[-1.0, 9.0], [1.0, 11.0], [-1.0, -9.0], [1.0, -11.0], [90.0, 0.0], [91.0, 0.0]])
     model = started([[0.0, 0.0], [90.0, 0.0], [500.0, 500.0]])
     J = []
-    for _ in range(4):
+    for _ in range(5):
         statistics = sums(model, x)
         J.append(-statistics["objective"].item())
         model.update(statistics)
-    assert J[0] > J[1] > J[2] == J[3] == pytest.approx(8.5)
+    assert J[0] > J[1] > J[2] > J[3] == J[4] == pytest.approx(8.5)
     assert sorted(model.mu.tolist()) == [[0.0, -10.0], [0.0, 10.0], [90.5, 0.0]]
+
+
+def test_an_empty_cluster_keeps_its_place_until_it_is_known_where_it_is_needed(sums: Any) -> None:
+    x = torch.tensor([[0.0], [1.0]])
+    model = started([[0.0], [9.0]])
+    model.update(sums(model, x))
+    assert model.mu.tolist() == [[0.5], [9.0]]
+    model.update(sums(model, x))
+    assert 0.5 < model.mu[1].item() < 1
 
 
 def test_a_cluster_is_split_although_its_axes_are_anticorrelated(sums: Any) -> None:
     """A centre moved along both axes would be as far from one half as from the other."""
     x = torch.tensor([[-10.0, 10.0], [10.0, -10.0]])
     model = started([[0.0, 0.0], [900.0, 900.0]])
-    for _ in range(3):
+    for _ in range(4):
         model.update(sums(model, x))
     assert sums(model, x)["objective"] == 0
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from zoo_classical.covariance import FORMS
+from zoo_classical.covariance import FORMS, Covariance, LowRank
 from zoo_classical.kmeans import KMeans
 from zoo_classical.started import StartedModel
 from zoo_core import PositiveFloat, PositiveInt, Shape
@@ -28,9 +28,11 @@ class GMM(StartedModel):
 
     Args:
         components: K.
-        covariance: any for each component, one for all, axis-parallel ones, or multiples of the identity.
+        covariance: any for each component, one for all, axis-parallel ones, multiples of the identity, or
+            axis-parallel ones plus a part of low rank: a mixture of factor analysers.
         min_variance: along every axis. A fit is the most likely one under this condition, so its likelihood
             never falls, while without it a component can shrink onto one example and its density rise for ever.
+        rank: of that part, for ``low_rank`` alone.
     """
 
     pi: Tensor
@@ -40,15 +42,19 @@ class GMM(StartedModel):
         self,
         data_shape: Shape,
         components: PositiveInt = 10,
-        covariance: Literal["full", "tied", "diagonal", "spherical"] = "full",
+        covariance: Literal["full", "tied", "diagonal", "spherical", "low_rank"] = "full",
         min_variance: PositiveFloat = 1e-6,
+        rank: PositiveInt = 10,
     ) -> None:
         super().__init__(data_shape)
         self.latent_shape = ()
         self.min_variance = min_variance
         self.parameter("pi", components)
         self.parameter("mu", components, self.size)
-        self.covariance = FORMS[covariance](components, self.size)
+        low_rank = covariance == "low_rank"
+        self.covariance: Covariance = (
+            LowRank(components, self.size, rank) if low_rank else FORMS[covariance](components, self.size)
+        )
 
     # The model.
 
@@ -68,9 +74,10 @@ class GMM(StartedModel):
     def log_joint(self, rows: Tensor) -> Tensor:
         """log pi_k + log N(x; mu_k, Sigma_k) for rows x (B, D), (B, K)."""
         self.require_start()
-        square = [self.covariance.whiten(rows - mu_k, k).square().sum(1) for k, mu_k in enumerate(self.mu.double())]
+        c = self.centre()
+        square = self.covariance.squares(rows - c, self.mu.double() - c)
         log_norm = self.covariance.log_volume() + 0.5 * self.size * math.log(2 * math.pi)
-        return self.pi.double().log() - log_norm - 0.5 * torch.stack(square, 1)
+        return self.pi.double().log() - log_norm - 0.5 * square
 
     def encode(self, x: Tensor) -> Tensor:
         """The most probable k, (B,) integers."""
@@ -94,6 +101,10 @@ class GMM(StartedModel):
             x[k == j] = self.mu[j].double() + self.covariance.colour(x[k == j], j)
         return self.images(x.clamp(0, 1) if clip else x)
 
+    def simulate(self, n: int) -> Tensor:
+        """What ``draw`` gives, not kept in [0, 1]."""
+        return self.draw(n, clip=False)
+
     # The fit.
 
     def begin(self, x: Tensor) -> None:
@@ -108,6 +119,7 @@ class GMM(StartedModel):
         d = self.rows(x) - self.mu[kmeans.encode(x)]
         # Each with that of its own cluster would start as narrow as the smallest cluster.
         equal = self.pi.expand(len(d), -1)
+        self.covariance.begin(d, self.min_variance)
         moments = self.covariance.moments(equal, d)
         self.covariance.fit(moments, equal.sum(0)[:, None], torch.zeros_like(self.mu), self.min_variance)
         self.started.fill_(True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import ModelSpec, hookimpl
+from zoo_core import CheckpointSpec, ModelSpec, hookimpl
 
 
 @hookimpl
@@ -26,7 +26,7 @@ def zoo_models() -> Iterator[ModelSpec]:
     yield ModelSpec(
         name="gmm",
         target="zoo_classical.gmm:GMM",
-        summary="Mixture of Gaussians by EM, with four forms of covariance.",
+        summary="Mixture of Gaussians by EM, with five forms of covariance.",
         density="exact",
         sampling="parallel",
         latent="compressed",
@@ -46,4 +46,20 @@ def zoo_models() -> Iterator[ModelSpec]:
         density="exact",
         sampling="sequential",
         latent="none",
+    )
+
+
+@hookimpl
+def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    yield CheckpointSpec(
+        name="ppca-mnist",
+        target="zoo_classical:checkpoints",
+        hub="latent-zoo/ppca-mnist",
+        summary="Probabilistic PCA on dequantised MNIST, 28x28 grey digits.",
+    )
+    yield CheckpointSpec(
+        name="gmm-mnist",
+        target="zoo_classical:checkpoints",
+        hub="latent-zoo/gmm-mnist",
+        summary="Mixture of 40 factor analysers on dequantised MNIST, 28x28 grey digits.",
     )

@@ -93,6 +93,10 @@ class PPCA(StartedModel):
         z = self.prior().sample((n,))
         return self.decoder(z).sample().float() if noise else self.decode(z)
 
+    def simulate(self, n: int) -> Tensor:
+        """x ~ p(x|z) itself, not its mean."""
+        return self.draw(n, noise=True)
+
     # The fit.
 
     def begin(self, x: Tensor) -> None:
