@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo_core import ConfigError, StatisticalModel, build, default_host
+from zoo_core import CodeGrid, ConfigError, StatisticalModel, build, default_host
 from zoo_core.arguments import Parameter, checked, parameters
 from zoo_core.components import Component
 from zoo_core.config import CONTRACTS, PROVIDED
 from zoo_core.host import Registration
 
+ON_A_GRID = {"classical/chow_liu", "nets/uniform_one_hot"}  # as parts, which see real latents here
 DATA, VECTOR, GRID = (1, 8, 8), (3,), (3, 2, 2)  # two stages halve 8 x 8 to 2 x 2
 
 
@@ -29,8 +30,7 @@ def by_name(registration: Registration) -> str:
 def small(registration: Registration, **chosen: Any) -> dict[str, Any]:
     """A config that sets every argument but shapes, away from its default where one is known, and small."""
     values = {
-        name: chosen[name] if name in chosen else _options(parameter)[0]
-        for name, parameter in _settable(registration).items()
+        name: chosen[name] if name in chosen else options(registration, name)[0] for name in _settable(registration)
     }
     return {"type": registration.full_name, **values}
 
@@ -38,27 +38,27 @@ def small(registration: Registration, **chosen: Any) -> dict[str, Any]:
 def variants(registration: Registration) -> Iterator[dict[str, Any]]:
     """Small configs that together take every option of every argument."""
     yield small(registration)
-    for name, parameter in _settable(registration).items():
-        for option in _options(parameter)[1:]:
+    for name in _settable(registration):
+        for option in options(registration, name)[1:]:
             yield small(registration, **{name: option})
 
 
 def plainest(registration: Registration) -> dict[str, Any]:
     """The config with the arguments alone that have no default."""
-    required = {n: _options(p)[0] for n, p in _settable(registration).items() if p.required}
+    required = {n: options(registration, n)[0] for n, p in _settable(registration).items() if p.required}
     return {"type": registration.full_name, **required}
 
 
 def options(registration: Registration, argument: str) -> list[Any]:
     """Values that together show what an argument can be; None alone if there is no such argument."""
     parameter = _settable(registration).get(argument)
-    return _options(parameter) if parameter else [None]
+    return _options(parameter, registration) if parameter else [None]
 
 
 def shapes(registration: Registration) -> dict[str, tuple[int, ...]]:
     """Those that a part of a model would be given by the parts before it."""
     grid = "grid[real]" in getattr(registration.spec, "accepts", ())
-    return {"data_shape": DATA, "latent_shape": GRID if grid else VECTOR}
+    return {"data_shape": DATA, "latent_shape": GRID if grid else VECTOR, "codebook_size": 5}
 
 
 def outputs(component: Component) -> list[Tensor]:
@@ -74,9 +74,19 @@ def image(*leading: int) -> Tensor:
 
 def model(posterior: str = "nets/diagonal_gaussian") -> Any:
     """A small model; with the Gaussian posterior every bound can be computed on it."""
-    encoder = {"type": "nets/mlp_encoder", "latents": 2, "hidden": [4], "posterior": posterior}
-    parts = {"encoder": encoder, "decoder": "nets/linear_decoder", "prior": "nets/standard_normal"}
+    (chosen,) = (small(r) for r in registrations("posterior") if r.full_name == posterior)
+    encoder = {"type": "nets/mlp_encoder", "latents": VECTOR[0], "hidden": [4], "posterior": chosen}
+    # Of ``image``, which is binary, it gives probabilities: a metric may refuse a density.
+    decoder = {"type": "nets/linear_decoder", "likelihood": "nets/bernoulli"}
+    parts = {"encoder": encoder, "decoder": decoder, "prior": "nets/standard_normal"}
     return build({"type": "vae/vae", **parts}, data_shape=DATA)
+
+
+def coded_model() -> Any:
+    """A small model whose latents are codes."""
+    parts = {"encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [4], "posterior": "nets/dirac"}}
+    parts |= {"quantizer": {"type": "vqvae/nearest", "codes": 5}, "decoder": {"type": "nets/linear_decoder"}}
+    return build({"type": "vqvae/vqvae", **parts}, data_shape=DATA)
 
 
 def _settable(registration: Registration) -> dict[str, Parameter]:
@@ -84,25 +94,34 @@ def _settable(registration: Registration) -> dict[str, Parameter]:
     return {name: parameter for name, parameter in known.items() if name not in PROVIDED}
 
 
-def _options(parameter: Parameter) -> list[Any]:
-    """Values that an annotation admits: every literal and every component, else one small value."""
+def _options(parameter: Parameter, whole: Registration) -> list[Any]:
+    """Values that an annotation admits: every literal and every component that fits, else one small value."""
     kinds = [t.kind for t in parameter.component_types()]
     if kinds:
+        fitting = [r for r in registrations(*kinds) if _ends(r) and _fits(r, whole)]
         # The plain parts first: with a part of a special kind, many others would refuse to work.
-        plain_first = sorted(filter(_ends, registrations(*kinds)), key=lambda r: r.plugin != "nets")
+        plain_first = sorted(fitting, key=lambda r: r.plugin != "nets")
         parts = [small(r) for r in plain_first]
         return [[part] for part in parts] if parameter.admits_list(True) else parts
     if literals := [a for a in _leaves(parameter.annotation) if get_origin(a) is Literal]:
         values = [value for literal in literals for value in get_args(literal)]
         return sorted(values, key=lambda value: value == parameter.default)
-    candidates = [v for v in (3, 0.25, [4, 3], True, False, "text") if v != parameter.default]
+    candidates = [v for v in (3, 0.25, [3, 6], True, False, "text") if v != parameter.default]
     return [next(filter(partial(_admitted, parameter), candidates), parameter.default)]
 
 
 def _ends(registration: Registration) -> bool:
     """Whether it can be a part without parts of its own leading back to it: a model of models has no end."""
     known = parameters(default_host().load(registration)).values()
-    return registration.spec.kind != "model" or not any(p.component_types() for p in known)
+    return registration.spec.kind not in ("model", "quantizer") or not any(p.component_types() for p in known)
+
+
+def _fits(registration: Registration, whole: Registration) -> bool:
+    """Whether it can be a part of the whole, as far as its specs tell: behind a quantizer a prior is one of codes."""
+    if registration.spec.kind not in ("prior", "model"):
+        return True
+    codes = any("[codes]" in latents for latents in getattr(registration.spec, "accepts", ()))
+    return codes == ("quantizer" in _settable(whole))
 
 
 def _leaves(annotation: Any) -> list[Any]:
@@ -119,7 +138,8 @@ def _admitted(parameter: Parameter, value: Any) -> bool:
 
 
 def _distribution(d: Distribution) -> Iterator[Tensor]:
-    yield d.mean
+    if not isinstance(d, CodeGrid):  # labels have no mean
+        yield d.mean
     yield (x := d.sample(torch.Size((2,))))
     yield d.log_prob(x)
 
@@ -130,8 +150,11 @@ def _features(channels: int) -> Tensor:
 
 def _metric(metric: Any) -> Iterator[Tensor]:
     metric.reset()
-    metric.update(model(), {"image": image(4)})
-    yield from (torch.tensor(value) for value in metric.compute().values())
+    try:
+        metric.update(model(), {"image": image(4)})
+    except ConfigError:  # it measures codes
+        metric.update(coded_model(), {"image": image(4)})
+    yield from (torch.tensor(value[:3]).nan_to_num() for value in metric.compute().values())
 
 
 def _loss(loss: Any) -> Iterator[Tensor]:
@@ -140,12 +163,12 @@ def _loss(loss: Any) -> Iterator[Tensor]:
 
 
 def _accepted(loss: Any) -> Any:
-    """The loss on the first posterior that it takes; the Gaussian is asked first."""
+    """The loss on the first model that it takes: of any posterior, the Gaussian first, or of codes."""
     names = sorted((r.full_name for r in registrations("posterior")), key=lambda name: name != "nets/diagonal_gaussian")
     refusals = []
-    for name in names:
+    for made in (*(partial(model, name) for name in names), coded_model):
         try:
-            return loss(model(name), {"image": image(4)})
+            return loss(made(), {"image": image(4)})
         except ConfigError as refusal:
             refusals.append(refusal)
     raise refusals[0]
@@ -158,14 +181,15 @@ def _model(model: Any) -> Iterator[Tensor]:
             part.begin(x)
             part.update(part.statistics(x))
     yield model.sample(2, generator=torch.Generator().manual_seed(1))
-    yield model.log_prob(image(2)) if _has_density(model) else model.reconstruct(image(2))
+    given = model.given({"label": torch.tensor([0, 1])})
+    yield model.log_prob(image(2)) if _has_density(model) else given.reconstruct(image(2))
 
 
 def _has_density(model: Any) -> bool:
-    """Whether its spec and those of all models in it promise one; latents are on no grid, as Chow-Liu trees ask."""
-    found = [default_host().name_of(type(part)) for part in model.modules()]
-    names = [r for r in found if r and r.spec.kind == "model"]
-    return all(r.spec.density != "none" for r in names) and "classical/chow_liu" not in [r.full_name for r in names[1:]]
+    """Whether each spec in it promises one; for parts over a grid of values real latents have none."""
+    found = [r for part in model.modules() if (r := default_host().name_of(type(part)))]
+    promised = all(getattr(r.spec, "density", "") != "none" for r in found)
+    return promised and ON_A_GRID.isdisjoint(r.full_name for r in found[1:])
 
 
 _EXERCISES: dict[str, Any] = {
@@ -174,7 +198,8 @@ _EXERCISES: dict[str, Any] = {
     "decoder": lambda decoder: _distribution(decoder(torch.randn(2, *decoder.latent_shape))),
     "likelihood": lambda likelihood: _distribution(likelihood(_features(likelihood.channels(3)), 3)),
     "prior": lambda prior: _distribution(prior()),
-    "quantizer": lambda quantizer: quantizer(torch.randn(2, *quantizer.latent_shape)),
+    # In training mode a quantizer may learn.
+    "quantizer": lambda quantizer: quantizer.eval()(torch.randn(2, *quantizer.latent_shape)),
     "loss": _loss,
     "metric": _metric,
     "model": _model,

@@ -207,6 +207,40 @@ def test_a_grid_that_the_stages_cannot_start_from_is_refused(decoder: str) -> No
         build(vae(encoder=encoder, decoder={"type": decoder, "channels": [2]}), data_shape=DATA)
 
 
+def test_a_whole_may_give_a_part_another_shape() -> None:
+    """What is changed for one part the others do not see, and no config repeats it."""
+    config = vae(type="vae/conditional_vae", classes=3)
+    model = build(config, data_shape=DATA)
+    assert (model.encoder.data_shape, model.encoder.latent_shape) == ((4, 8, 8), (2,))
+    assert (model.decoder.data_shape, model.decoder.latent_shape) == (DATA, (5,))
+    assert (model.data_shape, model.prior.latent_shape) == (DATA, (2,))
+    described = describe(model, data_shape=DATA)
+    assert "shape" not in json.dumps(described)
+    assert describe(build(described, data_shape=DATA), data_shape=DATA) == described
+    # Without the shape given beforehand, each of the two tells its own.
+    alone = describe(model)
+    assert (alone["encoder"]["data_shape"], alone["decoder"]["data_shape"]) == ([4, 8, 8], [1, 8, 8])
+    assert json.dumps(alone).count("shape") == 2
+    assert describe(build(alone)) == alone
+
+
+def test_a_model_of_latents_may_be_given_another_shape_too() -> None:
+    """The top prior of a hierarchy is of the top's latents, by a default of the whole's or as its config says."""
+    parts = {"bottom_encoder": VAE["encoder"], "bottom_decoder": VAE["decoder"]}
+    for upper, size in (({}, 16), ({"upper": [5, 7]}, 7)):
+        gmm = {"type": "classical/gmm", "components": 3}
+        model = build({"type": "vae/hierarchical_vae", **parts, "top_prior": gmm, **upper}, data_shape=DATA)
+        assert model.top_prior.data_shape == (size,)
+        assert "shape" not in json.dumps(describe(model, data_shape=DATA))
+        assert build(describe(model)).top_prior.data_shape == (size,)
+
+
+def test_what_a_part_is_told_by_the_whole_its_own_config_overrides() -> None:
+    encoder = {**VAE["encoder"], "data_shape": [1, 8, 8]}
+    with pytest.raises(ConfigError, match=r"^encoder\.data_shape: must be \(4, 8, 8\)"):
+        build(vae(type="vae/conditional_vae", classes=3, encoder=encoder), data_shape=DATA)
+
+
 def test_a_shape_that_nothing_provides_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"^encoder\.data_shape: is required; nothing before it provides it$"):
         build(VAE)

@@ -15,6 +15,30 @@ def zoo_models() -> Iterator[ModelSpec]:
         sampling="parallel",
         latent="compressed",
     )
+    yield ModelSpec(
+        name="vamp_vae",
+        target="zoo_vae.vamp_vae:VampVAE",
+        summary="A VAE whose prior is the mean of q(z|u) over learned pseudo-inputs u.",
+        density="bound",
+        sampling="parallel",
+        latent="compressed",
+    )
+    yield ModelSpec(
+        name="conditional_vae",
+        target="zoo_vae.conditional_vae:ConditionalVAE",
+        summary="A VAE of the data given a label.",
+        density="bound",
+        sampling="parallel",
+        latent="compressed",
+    )
+    yield ModelSpec(
+        name="hierarchical_vae",
+        target="zoo_vae.hierarchical_vae:HierarchicalVAE",
+        summary="A VAE with several layers of latents, inferred by a ladder.",
+        density="bound",
+        sampling="parallel",
+        latent="compressed",
+    )
 
 
 @hookimpl
@@ -46,6 +70,11 @@ def zoo_losses() -> Iterator[LossSpec]:
         summary="ELBO with the rate in three, total correlation weighted by beta.",
     )
     yield LossSpec(
+        name="factor",
+        target="zoo_vae.factor:FactorVAE",
+        summary="ELBO and gamma times the total correlation, as an adversary tells it.",
+    )
+    yield LossSpec(
         name="info",
         target="zoo_vae.info:InfoVAE",
         summary="ELBO with the rate weighed apart from MMD(q(z), p(z)); MMD-VAE by default.",
@@ -60,6 +89,23 @@ def zoo_losses() -> Iterator[LossSpec]:
         name="capacity",
         target="zoo_vae.capacity:Capacity",
         summary="ELBO with the rate held at a capacity that grows with the step.",
+    )
+    yield LossSpec(
+        name="score_function",
+        target="zoo_vae.score_function:ScoreFunction",
+        bound=True,
+        summary="ELBO for any q(z|x), discrete ones too, by the score function with a baseline.",
+    )
+    yield LossSpec(
+        name="gumbel_softmax",
+        target="zoo_vae.gumbel_softmax:GumbelSoftmax",
+        summary="ELBO at relaxed draws of discrete latents, at a temperature that falls.",
+    )
+    yield LossSpec(
+        name="straight_through",
+        target="zoo_vae.straight_through:StraightThrough",
+        bound=True,
+        summary="ELBO at draws of discrete latents, with the gradient of relaxed ones.",
     )
 
 
@@ -76,4 +122,28 @@ def zoo_checkpoints() -> Iterator[CheckpointSpec]:
         target="zoo_vae:checkpoints",
         hub="latent-zoo/burda-vae-mnist",
         summary="The one-layer VAE of Burda et al. (2016) on binarised MNIST.",
+    )
+    yield CheckpointSpec(
+        name="iwae-mnist",
+        target="zoo_vae:checkpoints",
+        hub="latent-zoo/iwae-mnist",
+        summary="The one-layer IWAE of Burda et al. (2016), 5 samples, on binarised MNIST.",
+    )
+    yield CheckpointSpec(
+        name="beta-vae-shapes",
+        target="zoo_vae:checkpoints",
+        hub="latent-zoo/beta-vae-shapes",
+        summary="Convolutional beta-VAE, beta 4, on coloured shapes, 32x32.",
+    )
+    yield CheckpointSpec(
+        name="vamp-vae-mnist",
+        target="zoo_vae:checkpoints",
+        hub="latent-zoo/vamp-vae-mnist",
+        summary="VAE with a learned prior, a VampPrior of 500 pseudo-inputs, on binarised MNIST.",
+    )
+    yield CheckpointSpec(
+        name="conditional-vae-mnist",
+        target="zoo_vae:checkpoints",
+        hub="latent-zoo/conditional-vae-mnist",
+        summary="Convolutional VAE of binarised MNIST given the digit.",
     )
