@@ -77,6 +77,18 @@ def zoo_losses() -> Iterator[LossSpec]:
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
     yield CheckpointSpec(
+        name="ae-mnist",
+        target="zoo_autoencoder:checkpoints",
+        hub="latent-zoo/ae-mnist",
+        summary="Convolutional autoencoder on binarised MNIST, 32 latents, with a mixture fitted to its codes.",
+    )
+    yield CheckpointSpec(
+        name="dae-mnist",
+        target="zoo_autoencoder:checkpoints",
+        hub="latent-zoo/dae-mnist",
+        summary="Denoising autoencoder on binarised MNIST, 32 latents, with a mixture fitted to its codes.",
+    )
+    yield CheckpointSpec(
         name="cae-mnist",
         target="zoo_autoencoder:checkpoints",
         hub="latent-zoo/cae-mnist",
