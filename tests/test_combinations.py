@@ -19,6 +19,7 @@ from zoo_core.host import Registration
 from zoo_core.randomness import drawing_from
 from zoo_core.specs import latent_mismatch
 
+SAMPLED = 20_000
 SIZES = [(1, 8, 8), (3, 9, 7), (1, 28, 28)]
 
 
@@ -74,20 +75,19 @@ def named(part: str | None) -> dict[str, Any] | None:
 
 
 def combinations() -> Iterator[Combination]:
-    """All there are, in an order that mixes them."""
+    """So many at random that any three choices which can meet are all but certain to meet in one of them."""
     models = [r for r in registrations("model") if {"encoder", "decoder", "prior"} == set(arguments(r))]
     encoders = [(r, layout) for r in registrations("encoder") for layout in options(r, "layout")]
-    product = itertools.product(
-        SIZES, models, encoders, registrations("decoder"), registrations("prior"), registrations("loss")
-    )
-    every = [
-        Combination(size, model, encoder, posterior, decoder, likelihood, prior, loss)
-        for size, model, encoder, decoder, prior, loss in product
-        for posterior in names("posterior", encoder[0])
-        for likelihood in names("likelihood", decoder)
-    ]
-    random.Random(0).shuffle(every)
-    return filter(Combination.fits, every)
+    decoders, priors, losses = (registrations(kind) for kind in ("decoder", "prior", "loss"))
+    posteriors = {r: names("posterior", r) for r, _ in encoders}
+    likelihoods = {r: names("likelihood", r) for r in decoders}
+    choose = random.Random(0).choice
+    for _ in range(SAMPLED):
+        encoder, decoder = choose(encoders), choose(decoders)
+        bodies = encoder, choose(posteriors[encoder[0]]), decoder, choose(likelihoods[decoder])
+        combination = Combination(choose(SIZES), choose(models), *bodies, choose(priors), choose(losses))
+        if combination.fits():
+            yield combination
 
 
 def arguments(registration: Registration) -> Sequence[str]:
