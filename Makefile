@@ -35,7 +35,7 @@ check: setup
 	$(BIN)/mypy
 
 .venv/.bench: .venv/.ready
-	$(INSTALL) diffusers transformers
+	$(INSTALL) diffusers pythae transformers
 	touch $@
 
 bench: .venv/.bench

@@ -6,10 +6,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 ROUNDS = 7
+Result = TypeVar("Result")
 
 
 class Cost(NamedTuple):
@@ -27,21 +28,30 @@ def command_cost(command: Sequence[str]) -> Cost:
     return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
+def in_turns(names: Iterable[str], measured: Callable[[str, int], Result], rounds: int) -> dict[str, list[Result]]:
+    """``measured(name, round)`` for each name, round by round."""
+    results: dict[str, list[Result]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name, own in results.items():
+            own.append(measured(name, number))
+    return results
+
+
 def race(commands: Mapping[str, Sequence[str]], rounds: int = ROUNDS) -> dict[str, list[Cost]]:
     """Each command once unmeasured, to warm the disk's cache, then in turns."""
     for command in commands.values():
         command_cost(command)
-    costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, command in commands.items():
-            costs[name].append(command_cost(command))
-    return costs
+    return in_turns(commands, lambda name, _: command_cost(commands[name]), rounds)
+
+
+def conditions(rounds: int) -> str:
+    """Under which medians were taken."""
+    return f"median of {rounds}, load {os.getloadavg()[0]:.1f}, python {sys.version.split()[0]}"
 
 
 def tell(title: str, costs: Mapping[str, Sequence[Cost]], reference: str) -> None:
     """Medians, their spread, and the median of the per-round ratios to the reference."""
-    load, python = os.getloadavg()[0], sys.version.split()[0]
-    print(f"\n{title}   (median of {len(costs[reference])}, load {load:.1f}, python {python})")
+    print(f"\n{title}   ({conditions(len(costs[reference]))})")
     print(f"  {'':44}{'wall s':>8}{'cpu s':>8}{'min-max':>14}{'wall ratio':>12}{'cpu ratio':>11}")
     for name, own in costs.items():
         wall, cpu = [c.wall for c in own], [c.cpu for c in own]
