@@ -770,6 +770,10 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 BIAS = "decoder.body.1.bias"
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "a part of another kind": (
+        model_with("prior", "vae/elbo"),
+        (CONFIG, "model.prior: 'vae/elbo' is a loss, not a prior"),
+    ),
     "config missing": (unlink(CONFIG), ("no file 'config.json'",)),
     "config empty": (put(CONFIG, b""), (CONFIG, "no valid JSON")),
     "config cut": (cut(CONFIG, 100), (CONFIG, "no valid JSON")),
@@ -835,7 +839,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 
 ABSENT: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a part not there": (model_with("type", "vae/vea"), (CONFIG, "model: no model 'vae/vea'", "did you mean: vae/vae")),
-    "a part of another kind": (model_with("prior", "vae/elbo"), (CONFIG, "model.prior: no prior 'vae/elbo'")),
     "no model": (model_with("type", "nets/dirac"), (CONFIG, "model: no model 'nets/dirac'")),
 }
 
