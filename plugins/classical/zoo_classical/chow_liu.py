@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from zoo_classical.spanning_tree import levels, maximum_spanning_tree
 from zoo_classical.started import StartedModel
@@ -24,6 +25,7 @@ class ChowLiu(StartedModel):
             many examples of uniform noise had been seen before.
     """
 
+    support = constraints.boolean
     parent: Tensor
     p: Tensor
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical
+from torch.distributions import Categorical, constraints
 
 from zoo_classical.covariance import FORMS, Covariance, LowRank
 from zoo_classical.kmeans import KMeans
@@ -36,6 +36,7 @@ class GMM(StartedModel):
     """
 
     pi: Tensor
+    support = constraints.real
     mu: Tensor
 
     def __init__(

@@ -251,8 +251,6 @@ def fitted(name: str, x: Tensor, **arguments: Any) -> Any:
     model.begin(x)
     for _ in range(5):
         model.update(model.statistics(x))
-    if not hasattr(model, "decoder"):
-        model.support = constraints.real
     return model
 
 
@@ -377,7 +375,6 @@ def test_a_tree_of_binary_pixels_has_bits() -> None:
     v = two_level(1000)
     x = Preprocessing(binarize="threshold")({"image": v})["image"]
     tree = fitted("chow_liu", x, smoothing=1e-3)
-    tree.support = constraints.boolean
     value = bits(tree, v, Preprocessing(binarize="threshold"))
     assert value.value == pytest.approx(-tree.log_prob(x).mean().item() / (D * math.log(2)))
     assert 2 / D - 1e-3 < value.value < 0.5
