@@ -1,5 +1,6 @@
 """``zoo eval``: measure a model on held-out data."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,10 +60,12 @@ def evaluate_model(
     if as_json:
         print_json(report)
         return
-    rows = [
-        (k, rounded(m.value, m.error), f"± {rounded(m.error, m.error)}", m.unit, str(m.n)) for k, m in measured.items()
-    ]
+    rows = [(k, rounded(m.value, m.error), _spread(m.error), m.unit, str(m.n)) for k, m in measured.items()]
     print_table(f"{model} on {name}, {part}", ("", "value", "s.e.", "unit", "examples"), rows)
+
+
+def _spread(error: float) -> str:
+    return f"± {rounded(error, error)}" if math.isfinite(error) else ""
 
 
 def _from_recipe(recipe: dict[str, Any], field: str, option: str) -> str:
