@@ -65,6 +65,8 @@ def evaluate_model(
 
 
 def _spread(error: float) -> str:
+    from zoo_core.evaluation import rounded
+
     return f"± {rounded(error, error)}" if math.isfinite(error) else ""
 
 
