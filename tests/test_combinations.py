@@ -5,6 +5,7 @@ import functools
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +14,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from tests.registered import by_name, options, plainest, registrations, shapes, small
-from zoo_core import ConfigError, Decoder, Dirac, Encoder, build, default_host
+from zoo_core import (
+    ConfigError,
+    Decoder,
+    Dirac,
+    Encoder,
+    build,
+    default_host,
+    from_pretrained,
+    save_pretrained,
+)
 from zoo_core.arguments import parameters
 from zoo_core.host import Registration
 from zoo_core.randomness import drawing_from
@@ -205,6 +215,14 @@ def test_equal_generators_give_equal_samples(combination: Combination) -> None:
     advancing = generator(1)
     assert torch.equal(model.sample(2, generator=advancing, noise=True), first)
     assert not torch.equal(model.sample(2, generator=advancing, noise=True), first)
+
+
+@pairs
+def test_a_trained_combination_is_the_same_after_loading(combination: Combination, tmp_path: Path) -> None:
+    model, _ = trained(combination)
+    loaded = from_pretrained(save_pretrained(model, tmp_path / "model"))
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    assert torch.equal(loaded.sample(2, generator=generator(0)), model.sample(2, generator=generator(0)))
 
 
 @pairs

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.distributions import CodeGrid as CodeGrid
     from zoo_core.distributions import Dirac as Dirac
     from zoo_core.distributions import DiscretizedLogisticMixture as DiscretizedLogisticMixture
+    from zoo_core.distributions import Levels as Levels
     from zoo_core.distributions import LogitLaplace as LogitLaplace
     from zoo_core.distributions import has_closed_form_kl as has_closed_form_kl
     from zoo_core.distributions import kl as kl
@@ -84,7 +85,7 @@ _PUBLIC = {
     ),
     "zoo_core.config": ("build", "check", "describe"),
     "zoo_core.distributions": (
-        "CodeGrid", "Dirac", "DiscretizedLogisticMixture", "LogitLaplace", "has_closed_form_kl", "kl",
+        "CodeGrid", "Dirac", "DiscretizedLogisticMixture", "Levels", "LogitLaplace", "has_closed_form_kl", "kl",
         "kl_per_dimension",
     ),
     "zoo_core.evaluation": ("evaluate",),

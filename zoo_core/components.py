@@ -7,6 +7,7 @@ Distributions: ``batch_shape`` holds the leading dimensions, ``event_shape`` one
 import abc
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -235,6 +236,12 @@ class GenerativeModel(Component):
         return self
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's tensors lie; one that is not trained by gradient may have buffers only, or none."""
+    tensors = chain(model.parameters(), model.buffers())
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+
 class ModelDistribution(Distribution):
     """What a model draws and how likely it finds it, as a distribution: batch shape (), event ``data_shape``."""
 
@@ -423,7 +430,7 @@ class AdversarialLoss(Loss):
 
     @abc.abstractmethod
     def oppose(self, model: Any, batch: Batch) -> LossOutput:
-        """What the adversary makes small, on the same batch; the model is as it was in ``forward``."""
+        """What the adversary makes small, on the same batch, after the step of the model."""
 
 
 class Measurement(NamedTuple):

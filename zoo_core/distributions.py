@@ -29,6 +29,7 @@ __all__ = [
     "CodeGrid",
     "Dirac",
     "DiscretizedLogisticMixture",
+    "Levels",
     "LogitLaplace",
     "has_closed_form_kl",
     "kl",
@@ -216,12 +217,12 @@ class LogitLaplace(Distribution):
         return _with_batch(self, batch_shape, mu=mu, log_b=log_b)
 
 
-class _Levels(constraints.Constraint):
+class Levels(constraints.Constraint):
     """x in {0, 1/(L-1), ..., 1}, as far as float32 can tell."""
 
     is_discrete = True
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int = 256) -> None:
         self.levels = levels
         super().__init__()
 
@@ -271,7 +272,7 @@ class DiscretizedLogisticMixture(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return _independent(_Levels(self.levels), len(self.event_shape))
+        return _independent(Levels(self.levels), len(self.event_shape))
 
     @property
     def _k(self) -> int:

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 
 from zoo_core.arguments import NonNegativeInt, PositiveInt, checked, parameters, unknown_arguments
-from zoo_core.components import GenerativeModel
+from zoo_core.components import GenerativeModel, device_of
 from zoo_core.config import describe
 from zoo_core.data import Dataset, InMemory, Preprocessing, cached, load
 from zoo_core.data.fingerprint import fingerprint
@@ -115,13 +115,8 @@ def _encode(model: Any, source: Dataset, preprocessing: Preprocessing, draws: in
 def _draw(model: Any, source: Dataset, preprocessing: Preprocessing, places: Tensor, *key: int) -> Tensor:
     """z ~ q(z|x) for the examples at these places, (B, *latent_shape)."""
     seed_everything(*key)
-    inputs = preprocessing(to_device(source.batch(places), _device(model)))
+    inputs = preprocessing(to_device(source.batch(places), device_of(model)))
     x, view = inputs["image"], model.given(inputs)
     q = view.encoder(x)
     z: Tensor = q.sample() if q.event_shape == tuple(model.latent_shape) else view.encode(x)
     return (z.float() if z.is_floating_point() else z).cpu()
-
-
-def _device(model: Any) -> torch.device:
-    tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")

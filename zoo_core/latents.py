@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from zoo_core.components import Batch
+from zoo_core.components import Batch, device_of
 from zoo_core.data import Dataset
 from zoo_core.distributions import kl_per_dimension, require_density
 from zoo_core.errors import ConfigError, DataError
@@ -335,7 +335,7 @@ def _batches(model: Any, x: Examples) -> Iterator[Tensor | Batch]:
     if isinstance(x, Tensor):
         yield from torch.split(x, CHUNK) if len(x) else ()
     elif isinstance(x, Dataset):
-        device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+        device = device_of(model)
         for indices in torch.split(torch.arange(len(x)), CHUNK):
             yield model.preprocessing(to_device(x.batch(indices), device))
     else:

@@ -3,13 +3,12 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo_core.components import GenerativeModel, Measurement, Metric
+from zoo_core.components import GenerativeModel, Measurement, Metric, device_of
 from zoo_core.data import Dataset
 from zoo_core.errors import ConfigError, DataError
 from zoo_core.host import core_version, default_host
@@ -43,7 +42,7 @@ def evaluate(
     """
     _require_fit(model, dataset)
     metrics = list(metrics)
-    device = _device(model)
+    device = device_of(model)
     for metric in metrics:
         metric.reset()
     with undisturbed(), _evaluating(model):
@@ -123,12 +122,6 @@ def _evaluating(model: GenerativeModel) -> Iterator[None]:
     finally:
         for module, training in were_training.items():
             module.training = training
-
-
-def _device(model: GenerativeModel) -> torch.device:
-    """Where a model's tensors lie; one that is not trained by gradient may have buffers only."""
-    tensors = chain(model.parameters(), model.buffers())
-    return next((t.device for t in tensors), torch.device("cpu"))
 
 
 def _jsonable(value: float | str) -> float | str | None:

@@ -7,22 +7,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
 
+from zoo_core import Levels
+
 LEVELS = 256
 
 
-class Levels(constraints.Constraint):
-    """x in {0, 1/255, …, 1}, as far as float32 can tell."""
-
-    is_discrete = True
-
-    def check(self, value: Tensor) -> Tensor:
-        v = value * (LEVELS - 1)
-        nearest = v.round()
-        on_a_level: Tensor = (v - nearest).abs() < 1e-3
-        return on_a_level & (nearest >= 0) & (nearest <= LEVELS - 1)
-
-
-levels = Levels()
+levels = Levels(LEVELS)
 
 
 class CategoricalLevels(Distribution):

@@ -66,7 +66,7 @@ class VariationalDequantization(GenerativeModel):
         # Of a logistic e and of u = sigmoid(h), whose slope is u (1 - u).
         log_r = logsigmoid(e) + logsigmoid(-e) - log_s - logsigmoid(h) - logsigmoid(-h)
         y = self.dequantized(x, h.sigmoid())
-        require_density(self.model, y)
+        require_no_probabilities(self.model, y)
         log_p: Tensor = self.model.log_prob(y)
         return log_p - log_r.flatten(1).sum(1) - math.prod(self.data_shape) * math.log(LEVELS)
 
@@ -116,7 +116,7 @@ def require_levels(x: Tensor) -> None:
 
 
 @torch.no_grad()
-def require_density(model: Any, y: Tensor) -> None:
+def require_no_probabilities(model: Any, y: Tensor) -> None:
     """Refuses a model whose decoder gives probabilities, which as a density would mean nothing."""
     if not hasattr(model, "decoder"):
         return
