@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from zoo_core.data.dataset import InMemory as InMemory
     from zoo_core.data.preprocessing import Preprocessing as Preprocessing
     from zoo_core.data.resolve import load as load
+    from zoo_core.data.shapes_captions import WORDINGS as WORDINGS
+    from zoo_core.data.shapes_captions import captions as captions
+    from zoo_core.data.shapes_rendering import BACKGROUNDS as BACKGROUNDS
+    from zoo_core.data.shapes_rendering import MAX_SHIFT as MAX_SHIFT
+    from zoo_core.data.shapes_rendering import PLACES as PLACES
+    from zoo_core.data.shapes_rendering import RGB as RGB
+    from zoo_core.data.shapes_rendering import SHAPES as SHAPES
+    from zoo_core.data.shapes_rendering import SIZES as SIZES
+    from zoo_core.data.shapes_rendering import render as render
 
 _HOMES = {
     "Dataset": "dataset",
@@ -24,9 +33,12 @@ _HOMES = {
     "Preprocessing": "preprocessing",
     "cached": "cache",
     "load": "resolve",
+    # Of the shapes data set, for whoever reads its pictures and sentences.
+    **dict.fromkeys(("BACKGROUNDS", "MAX_SHIFT", "PLACES", "RGB", "SHAPES", "SIZES", "render"), "shapes_rendering"),
+    **dict.fromkeys(("WORDINGS", "captions"), "shapes_captions"),
 }
 
-__all__ = ["Dataset", "InMemory", "Preprocessing", "cached", "load"]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the core itself offers: two data sets that need no download, and one made of others."""
+"""What the core itself offers: three data sets that need no download, and one made of others."""
 
 from collections.abc import Iterator
 
@@ -19,6 +19,12 @@ def zoo_datasets() -> Iterator[DatasetSpec]:
         target="zoo_core.data.shapes:Shapes",
         summary="Coloured shapes with captions, drawn on demand; novel: unseen combinations.",
         splits=("train", "test", "novel"),
+    )
+    yield DatasetSpec(
+        name="emoji",
+        target="zoo_core.data.emoji:emoji",
+        summary="1,377 colour emoji with their names, drawn from an installed font; test: variations.",
+        splits=("train", "test"),
     )
     yield DatasetSpec(
         name="latents",

@@ -49,3 +49,17 @@ def zoo_metrics() -> Iterator[MetricSpec]:
         better="higher",
         unit="dB",
     )
+    yield MetricSpec(
+        name="nearest_image",
+        target="zoo_metrics.nearest_image:NearestImage",
+        summary="How often the image nearest to what is drawn for a caption is that caption's own.",
+        better="higher",
+        unit="1",
+    )
+    yield MetricSpec(
+        name="shape_attributes",
+        target="zoo_metrics.shape_attributes:ShapeAttributes",
+        summary="How often a picture of coloured shapes shows what its caption says: all of it, and each attribute.",
+        better="higher",
+        unit="1",
+    )
