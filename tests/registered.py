@@ -8,14 +8,25 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo_core import CodeGrid, ConfigError, StatisticalModel, build, default_host
+from zoo_core import CodeGrid, ConfigError, DataError, GenerativeModel, StatisticalModel, build, default_host, describe
 from zoo_core.arguments import Parameter, checked, parameters
 from zoo_core.components import Component
 from zoo_core.config import CONTRACTS, PROVIDED
+from zoo_core.data import Preprocessing, load
 from zoo_core.host import Registration
 
 ON_A_GRID = {"classical/chow_liu", "nets/uniform_one_hot"}  # as parts, which see real latents here
 DATA, VECTOR, GRID = (1, 8, 8), (3,), (3, 2, 2)  # two stages halve 8 x 8 to 2 x 2
+CODES = 5
+# Parts that must have parts of their own: what no annotation tells.
+CHOSEN: dict[tuple[str, str], Any] = {
+    ("dalle/dalle", "first_stage"): {
+        "type": "vqvae/vqvae",
+        "encoder": {"type": "nets/conv_encoder", "latents": 2, "channels": [3], "layout": "grid"},
+        "quantizer": {"type": "vqvae/nearest", "codes": CODES},
+        "decoder": {"type": "nets/conv_decoder", "channels": [3]},
+    },
+}
 
 
 def registrations(*kinds: str) -> list[Registration]:
@@ -58,7 +69,7 @@ def options(registration: Registration, argument: str) -> list[Any]:
 def shapes(registration: Registration) -> dict[str, tuple[int, ...]]:
     """Those that a part of a model would be given by the parts before it."""
     grid = "grid[real]" in getattr(registration.spec, "accepts", ())
-    return {"data_shape": DATA, "latent_shape": GRID if grid else VECTOR, "codebook_size": 5}
+    return {"data_shape": DATA, "latent_shape": GRID if grid else VECTOR, "codebook_size": CODES}
 
 
 def outputs(component: Component) -> list[Tensor]:
@@ -82,11 +93,28 @@ def model(posterior: str = "nets/diagonal_gaussian") -> Any:
     return build({"type": "vae/vae", **parts}, data_shape=DATA)
 
 
-def coded_model() -> Any:
+def coded_model(quantizer: str = "vqvae/nearest") -> Any:
     """A small model whose latents are codes."""
-    parts = {"encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [4], "posterior": "nets/dirac"}}
-    parts |= {"quantizer": {"type": "vqvae/nearest", "codes": 5}, "decoder": {"type": "nets/linear_decoder"}}
+    parts = {"encoder": {"type": "nets/mlp_encoder", "latents": CODES, "hidden": [4], "posterior": "nets/dirac"}}
+    parts |= {"quantizer": quantizer, "decoder": "nets/linear_decoder"}
     return build({"type": "vqvae/vqvae", **parts}, data_shape=DATA)
+
+
+def told_model(name: str = "dalle/dalle") -> Any:
+    """A small model of images given captions."""
+    (registration,) = (r for r in registrations("model") if r.full_name == name)
+    return build(small(registration), data_shape=DATA)
+
+
+class Album(GenerativeModel):
+    """Draws the images that it was given, in turn: a model whose samples are known."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.images, self.data_shape = images, tuple(images.shape[1:])
+
+    def draw(self, n: int) -> Tensor:
+        return self.images[torch.arange(n) % len(self.images)]
 
 
 def _settable(registration: Registration) -> dict[str, Parameter]:
@@ -96,6 +124,8 @@ def _settable(registration: Registration) -> dict[str, Parameter]:
 
 def _options(parameter: Parameter, whole: Registration) -> list[Any]:
     """Values that an annotation admits: every literal and every component that fits, else one small value."""
+    if (whole.full_name, parameter.name) in CHOSEN:
+        return [_completed(CHOSEN[whole.full_name, parameter.name])]
     kinds = [t.kind for t in parameter.component_types()]
     if kinds:
         fitting = [r for r in registrations(*kinds) if _ends(r) and _fits(r, whole)]
@@ -121,7 +151,13 @@ def _fits(registration: Registration, whole: Registration) -> bool:
     if registration.spec.kind not in ("prior", "model"):
         return True
     codes = any("[codes]" in latents for latents in getattr(registration.spec, "accepts", ()))
+    codes = codes or "codebook_size" in parameters(default_host().load(registration))
     return codes == ("quantizer" in _settable(whole))
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with every argument in it, as ``describe`` tells it."""
+    return describe(build(config, data_shape=DATA), data_shape=DATA)
 
 
 def _leaves(annotation: Any) -> list[Any]:
@@ -148,13 +184,35 @@ def _features(channels: int) -> Tensor:
     return torch.randn(2, channels, 4, 4)
 
 
+def _batch() -> dict[str, Any]:
+    return {"image": image(4), "caption": ["a", "b", "a", "c"]}
+
+
+def _shown() -> tuple[Any, dict[str, Any]]:
+    """Pictures of which everything is known, and a model that draws them."""
+    batch = Preprocessing()(load("shapes", "test", image_size=16).batch(torch.arange(4)))
+    return Album(batch["image"]), batch
+
+
+def _scored() -> tuple[Any, dict[str, Any]]:
+    """Pictures with captions, and a model that scores them."""
+    batch = _batch()
+    return told_model("dalle/scorer").given(batch), batch
+
+
 def _metric(metric: Any) -> Iterator[Tensor]:
-    metric.reset()
-    try:
-        metric.update(model(), {"image": image(4)})
-    except ConfigError:  # it measures codes
-        metric.update(coded_model(), {"image": image(4)})
-    yield from (torch.tensor(value[:3]).nan_to_num() for value in metric.compute().values())
+    """On the first model that it takes: of real latents, of codes, or of pictures that captions tell of."""
+    refusals = []
+    for made in (lambda: (model(), _batch()), lambda: (coded_model(), _batch()), _shown, _scored):
+        metric.reset()
+        try:
+            metric.update(*made())
+        except (ConfigError, DataError) as refusal:
+            refusals.append(refusal)
+            continue
+        yield from (torch.tensor(value[:3]).nan_to_num() for value in metric.compute().values())
+        return
+    raise refusals[0]
 
 
 def _loss(loss: Any) -> Iterator[Tensor]:
@@ -163,12 +221,14 @@ def _loss(loss: Any) -> Iterator[Tensor]:
 
 
 def _accepted(loss: Any) -> Any:
-    """The loss on the first model that it takes: of any posterior, the Gaussian first, or of codes."""
+    """The loss on the first model that it takes: of any posterior, the Gaussian first, of codes, or of captions."""
     names = sorted((r.full_name for r in registrations("posterior")), key=lambda name: name != "nets/diagonal_gaussian")
+    coded = (partial(coded_model, name) for name in ("vqvae/nearest", "vqvae/gumbel"))
     refusals = []
-    for made in (*(partial(model, name) for name in names), coded_model):
+    for made in (*(partial(model, name) for name in names), *coded, told_model, partial(told_model, "dalle/scorer")):
+        batch = _batch()
         try:
-            return loss(made(), {"image": image(4)})
+            return loss(made().given(batch), batch)
         except ConfigError as refusal:
             refusals.append(refusal)
     raise refusals[0]
@@ -180,9 +240,23 @@ def _model(model: Any) -> Iterator[Tensor]:
             x = torch.rand(20, *part.data_shape).round()
             part.begin(x)
             part.update(part.statistics(x))
+    if not _draws(model):
+        yield model.score(image(2), ["a dot", "two dots"])
+        return
     yield model.sample(2, generator=torch.Generator().manual_seed(1))
     given = model.given({"label": torch.tensor([0, 1])})
-    yield model.log_prob(image(2)) if _has_density(model) else given.reconstruct(image(2))
+    yield model.log_prob(_data(model)) if _has_density(model) else given.reconstruct(image(2))
+
+
+def _data(model: Any) -> Tensor:
+    """Two images, or two of the codes that it is a density of."""
+    return torch.randint(CODES, (2, *DATA)) if hasattr(model, "codebook_size") else image(2)
+
+
+def _draws(model: Any) -> bool:
+    """Whether its spec promises samples."""
+    registration = default_host().name_of(type(model))
+    return getattr(registration and registration.spec, "sampling", "") != "none"
 
 
 def _has_density(model: Any) -> bool:

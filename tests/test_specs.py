@@ -139,7 +139,7 @@ def test_the_vocabulary_is_three_layouts_of_two_supports() -> None:
 @pytest.mark.parametrize(("spec", "field", "allowed"), [
     (MetricSpec, "better", ["lower", "higher"]),
     (ModelSpec, "density", ["exact", "bound", "none"]),
-    (ModelSpec, "sampling", ["parallel", "sequential"]),
+    (ModelSpec, "sampling", ["parallel", "sequential", "none"]),
     (ModelSpec, "latent", ["compressed", "full", "none"]),
 ])  # fmt: skip
 def test_a_promise_is_one_of_a_few_words(spec: type[Spec], field: str, allowed: list[str]) -> None:

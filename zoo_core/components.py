@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zoo_core import arguments
-from zoo_core.data import Preprocessing
+from zoo_core.data import Dataset, Preprocessing
 from zoo_core.distributions import require_density
 from zoo_core.errors import ConfigError
 from zoo_core.randomness import drawing_from
@@ -227,6 +227,24 @@ class GenerativeModel(Component):
     def forward(self, condition: Any = None) -> Distribution:
         """p(x) as a distribution with batch shape () and event shape ``data_shape``."""
         return ModelDistribution(self)
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether it takes data of that shape, without the batch; a model of codes may take images as well."""
+        return tuple(shape) == tuple(self.data_shape)
+
+    def before_training(self, data: Dataset) -> None:
+        """Takes from the data what is not learned step by step, such as a vocabulary; in every process alike."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """What is saved beside the weights, by plain file names: whatever is no tensor, such as a vocabulary."""
+        return {}
+
+    def take_files(self, files: Mapping[str, bytes]) -> None:
+        """Takes back what ``files`` gave.
+
+        Raises:
+            ZooError: they are damaged, or do not fit this model.
+        """
 
     def given(self, batch: Batch) -> "GenerativeModel":
         """p(x|what else the batch tells), for a model with a condition; any other model is itself.

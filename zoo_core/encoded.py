@@ -1,7 +1,7 @@
 """``core/latents``: what a frozen model's encoder makes of a data set, as a data set of its own."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from zoo_core.arguments import NonNegativeInt, PositiveInt, checked, parameters,
 from zoo_core.components import GenerativeModel, device_of
 from zoo_core.config import describe
 from zoo_core.data import Dataset, InMemory, Preprocessing, cached, load
+from zoo_core.data.dataset import Batch
 from zoo_core.data.fingerprint import fingerprint
 from zoo_core.data.keys import cache_key
+from zoo_core.data.strings import Strings
 from zoo_core.errors import ConfigError, DataError
 from zoo_core.evaluation.measuring import to_device
 from zoo_core.pretrained import from_pretrained
@@ -40,9 +42,9 @@ def latents(
 ) -> InMemory:
     """z ~ q(z|x) for every x of a data set, float32 (N draws, *latent_shape); of a Dirac, the code itself.
 
-    Of a model whose latents are not what its encoder has a distribution of, such as the codes of a VQ-VAE, what its
-    ``encode`` gives: int64. They are drawn once, and read from the cache afterwards. Every draw depends on ``seed``,
-    its number and the place of its batch alone.
+    Of a model with a quantizer, its codes: int64. The data's other columns, such as labels and captions, stay beside
+    them. They are drawn once, and read from the cache afterwards. Every draw depends on ``seed``, its number and the
+    place of its batch alone.
 
     Args:
         split: ``"train"``, what the model was trained on, or ``"test"``, what was held out.
@@ -64,9 +66,9 @@ def latents(
     _require_encoder(model, loaded)
     source, preprocessing = _source(model, loaded, split, dict(data or {}))
     _require_fit(model, loaded, source, preprocessing)
-    facts = [source.fingerprint, preprocessing.as_dict(), draws, seed, batch, device]
+    facts = [source.fingerprint, source.columns, preprocessing.as_dict(), draws, seed, batch, device]
     key = cache_key(f"latents-{model}-{split}", _identity(loaded), *facts)
-    entry = cached(key, lambda: {"image": _encode(loaded, source, preprocessing, draws, seed, batch)})
+    entry = cached(key, lambda: _encode(loaded, source, preprocessing, draws, seed, batch))
     return InMemory(NAME, split, entry.columns, entry.fingerprint)
 
 
@@ -103,20 +105,29 @@ def _identity(model: GenerativeModel) -> list[Any]:
 
 
 @torch.no_grad()
-def _encode(model: Any, source: Dataset, preprocessing: Preprocessing, draws: int, seed: int, batch: int) -> Tensor:
+def _encode(
+    model: Any, source: Dataset, preprocessing: Preprocessing, draws: int, seed: int, batch: int
+) -> dict[str, Tensor | Strings]:
     places = torch.split(torch.arange(len(source)), batch)
     order = [(draw, number) for draw in range(draws) for number in range(len(places))]
     console = Console(stderr=True)
     shown_order = track(order, "encoding", console=console, transient=True, disable=not sys.stderr.isatty())
     with undisturbed():
-        return torch.cat([_draw(model, source, preprocessing, places[i], seed, k, i) for k, i in shown_order])
+        parts = [_draw(model, source, preprocessing, places[i], seed, k, i) for k, i in shown_order]
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
 
-def _draw(model: Any, source: Dataset, preprocessing: Preprocessing, places: Tensor, *key: int) -> Tensor:
-    """z ~ q(z|x) for the examples at these places, (B, *latent_shape)."""
+def _draw(model: Any, source: Dataset, preprocessing: Preprocessing, places: Tensor, *key: int) -> Batch:
+    """The examples at these places with z ~ q(z|x), (B, *latent_shape), in the place of x."""
     seed_everything(*key)
     inputs = preprocessing(to_device(source.batch(places), device_of(model)))
     x, view = inputs["image"], model.given(inputs)
-    q = view.encoder(x)
-    z: Tensor = q.sample() if q.event_shape == tuple(model.latent_shape) else view.encode(x)
-    return (z.float() if z.is_floating_point() else z).cpu()
+    z: Tensor = view.encode(x) if hasattr(view, "quantizer") else view.encoder(x).sample()
+    return {**inputs, "image": z.float() if z.is_floating_point() else z}
+
+
+def _joined(parts: Sequence[Tensor | list[str]]) -> Tensor | Strings:
+    """One column of those of batches, on the CPU."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat([torch.as_tensor(part) for part in parts]).cpu()
+    return Strings.of(str(text) for part in parts for text in part)

@@ -32,7 +32,7 @@ HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "matplotl
 
 # Distributions that this project publishes. Only these are ever suggested for installation: the name in
 # a stranger's checkpoint must not choose what a user installs.
-KNOWN_PLUGINS = ("autoencoder", "classical", "flow", "metrics", "nets", "vae", "vqvae")
+KNOWN_PLUGINS = ("autoencoder", "classical", "dalle", "flow", "metrics", "nets", "vae", "vqvae")
 
 
 class Registration(NamedTuple):

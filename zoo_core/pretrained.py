@@ -1,7 +1,8 @@
 """Names → folders → weights, safely: nothing in a checkpoint is executed, and nothing is half loaded.
 
 A checkpoint is a folder: ``config.json`` says what to build and lists the weight files with their SHA-256,
-``model.safetensors`` holds the weights, ``README.md`` is the card, ``results.json`` what was measured.
+``model.safetensors`` holds the weights, ``README.md`` is the card, ``results.json`` what was measured; files of the
+model's own, such as a tokenizer, are listed in the config as the weights are.
 """
 
 import json
@@ -9,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
@@ -24,7 +25,7 @@ from zoo_core.arguments import shown
 from zoo_core.components import GenerativeModel
 from zoo_core.config import build, check, describe
 from zoo_core.data import Preprocessing
-from zoo_core.errors import CheckpointError, ConfigError, PluginError, UnknownComponent
+from zoo_core.errors import CheckpointError, ConfigError, PluginError, UnknownComponent, ZooError
 from zoo_core.files import whole_folder, write_json
 from zoo_core.host import PluginHost, Registration, core_version, default_host, one_line
 from zoo_core.hub import Repository, upload
@@ -35,6 +36,7 @@ FIELDS = {
     "format": int, "model": dict, "data_shape": list, "preprocessing": dict, "provenance": dict, "weights": dict
 }  # fmt: skip
 LARGEST_CONFIG = 4 * 2**20  # bytes: a config is text written by people
+LARGEST_FILE = 64 * 2**20  # bytes of a file of the model's own, such as a tokenizer
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def save_pretrained(
         with whole_folder(folder) as temporary:
             _carry_over(folder, temporary, {*map(weights.stem_of, kept)})
             written = weights.write(model, temporary, storage=dtype, stem=stem, max_shard_size=max_shard_size)
-            _write_json(temporary / CONFIG, {**config, "weights": {**kept, **written}})
+            files = _write_files(model, temporary)
+            _write_json(temporary / CONFIG, {**config, **files, "weights": {**kept, **written}})
             if results is not None:
                 _write_json(temporary / RESULTS, results)
     except OSError as error:
@@ -138,6 +141,7 @@ def from_pretrained(
     model = _empty(config, str(source.config), expected, host)
     model.preprocessing = _preprocessing(config, source.config)
     weights.load(model, _verified(source, config, stem, sha256 or known), device=place, dtype=kind)
+    _give_files(model, source, config)
     model.provenance = {**config["provenance"], **source.origin}
     return model.eval()
 
@@ -167,7 +171,8 @@ def push_to_hub(
                 folder, repo_id, private=private, revision=revision, commit_message=commit_message, token=token
             )
     source = _in_folder(Path(model), "")
-    for name, sha256 in read_config(source.config)["weights"].items():
+    config = read_config(source.config)
+    for name, sha256 in {**config["weights"], **config.get("files", {})}.items():
         weights.verify(source.file(name), sha256)
     return upload(
         Path(model), repo_id, stale=weights.stem_of, private=private, revision=revision, message=commit_message,
@@ -245,11 +250,31 @@ def _carry_over(folder: Path, temporary: Path, kept: set[str | None]) -> None:
     if not (folder / CONFIG).is_file() and any(path.is_dir() for path in folder.iterdir()):
         raise CheckpointError(f"{folder} holds folders and no checkpoint; name a folder for the checkpoint alone")
 
+    listed = read_config(folder / CONFIG).get("files", {}) if (folder / CONFIG).is_file() else {}
+
     def own(parent: str, names: list[str]) -> list[str]:
         stems = {name: weights.stem_of(name) for name in names} if Path(parent) == folder else {}
-        return [name for name, stem in stems.items() if name in (CONFIG, RESULTS) or (stem and stem not in kept)]
+        written = {CONFIG, RESULTS, *listed}
+        return [name for name, stem in stems.items() if name in written or (stem and stem not in kept)]
 
     shutil.copytree(folder, temporary, symlinks=True, ignore=own, dirs_exist_ok=True)
+
+
+def _write_files(model: GenerativeModel, folder: Path) -> dict[str, dict[str, str]]:
+    """Writes the model's own files; returns what the config says of them."""
+    written = {}
+    for name, content in model.files().items():
+        if not _is_own_file(name):
+            raise CheckpointError(f"{type(model).__name__} cannot have a file called {name!r}")
+        (folder / name).write_bytes(content)
+        written[name] = weights.digest(folder / name)
+    return {"files": written} if written else {}
+
+
+def _is_own_file(name: str) -> bool:
+    """Whether a model's own file may have that name: a plain one, and none that every checkpoint has."""
+    taken = {CONFIG, RESULTS, "README.md"}
+    return bool(re.fullmatch(r"\w[\w.-]*", name)) and name not in taken and weights.stem_of(name) is None
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -335,12 +360,17 @@ def _checked_fields(config: Any, path: Path) -> dict[str, Any]:
     for field, form in FIELDS.items():
         if not isinstance(fields.get(field), form):
             raise CheckpointError(f"{path}: no zoo checkpoint: the field {field!r} is missing or wrong")
-    for name, sha256 in fields["weights"].items():
-        # A plain name leads nowhere out of the folder.
-        if not (weights.FILE.fullmatch(name) and isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-            got = f"{shown(name)}: {shown(sha256)}"
-            raise CheckpointError(f"{path}: weights: must be safetensors files and their SHA-256, got {got}")
+    # A plain name leads nowhere out of the folder.
+    _require_digests(path, "weights", fields["weights"], "safetensors files", weights.FILE.fullmatch)
+    _require_digests(path, "files", fields.get("files", {}), "plain file names", _is_own_file)
     return fields
+
+
+def _require_digests(path: Path, field: str, files: Any, what: str, allowed: Callable[[str], Any]) -> None:
+    for name, sha256 in files.items() if isinstance(files, dict) else [(files, None)]:
+        if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) and allowed(name)):
+            got = f"{shown(name)}: {shown(sha256)}"
+            raise CheckpointError(f"{path}: {field}: must be {what} and their SHA-256, got {got}")
 
 
 def _empty(config: Mapping[str, Any], where: str, expected: type[GenerativeModel], host: PluginHost) -> GenerativeModel:
@@ -377,6 +407,24 @@ def _verified(source: Folder | Repository, config: Mapping[str, Any], stem: str,
         for known in filter(None, (config["weights"][path.name], sha256)):
             weights.verify(path, known, source.remedy)
     return paths
+
+
+def _give_files(model: GenerativeModel, source: Folder | Repository, config: Mapping[str, Any]) -> None:
+    """Hands the model its own files, each of which has the SHA-256 that the config says."""
+    listed, needed = config.get("files", {}), sorted(model.files())
+    if sorted(listed) != needed:
+        raise CheckpointError(f"{source.config}: files: must list {', '.join(needed) or 'none'}, got {sorted(listed)}")
+    content = {}
+    for name, sha256 in listed.items():
+        path = source.file(name)
+        if path.stat().st_size > LARGEST_FILE:
+            raise CheckpointError(f"{path}: larger than {LARGEST_FILE} bytes")
+        weights.verify(path, sha256, source.remedy)
+        content[name] = path.read_bytes()
+    try:
+        model.take_files(content)
+    except ZooError as error:
+        raise CheckpointError(f"{source.config.parent}: {error}") from error
 
 
 def _preprocessing(config: Mapping[str, Any], path: Path) -> Preprocessing:

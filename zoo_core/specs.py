@@ -13,7 +13,7 @@ Layout = Literal["vector", "grid", "sequence"]
 Support = Literal["real", "codes"]
 Better = Literal["lower", "higher"]
 Density = Literal["exact", "bound", "none"]
-Sampling = Literal["parallel", "sequential"]
+Sampling = Literal["parallel", "sequential", "none"]
 LatentSize = Literal["compressed", "full", "none"]
 
 NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
@@ -168,7 +168,7 @@ class ModelSpec(Spec):
 
     Attributes:
         density: what ``log_prob`` returns: the exact value, a lower bound, or nothing.
-        sampling: all dimensions at once, or one after another.
+        sampling: all dimensions at once, or one after another; ``none`` draws nothing, such as a scorer.
         latent: smaller than the data, of the same size, or absent.
     """
 

@@ -69,7 +69,7 @@ def _with_units(metric: Metric) -> list[tuple[str, Measurement]]:
 def _require_fit(model: GenerativeModel, dataset: Dataset) -> None:
     """Refuses data that the model's preprocessing does not bring into its shape."""
     shape = model.preprocessing.data_shape(dataset.data_shape)
-    if tuple(shape) != tuple(model.data_shape):
+    if not model.accepts(shape):
         raise DataError(
             f"{dataset.name!r} gives data of shape {tuple(shape)}, the model takes {tuple(model.data_shape)}"
         )

@@ -25,6 +25,7 @@ from zoo_core.components import StatisticalModel
 from zoo_core.config import check
 from zoo_core.errors import ConfigError, UnknownComponent
 from zoo_core.host import PluginHost, default_host
+from zoo_core.ready_parts import spelled_out
 
 Section = TypeVar("Section")
 
@@ -167,7 +168,7 @@ def parse_recipe(content: Mapping[str, Any], *, host: PluginHost | None = None) 
 
 def _check_fit(recipe: Recipe, host: PluginHost | None) -> None:
     """Refuses a model that is fitted by gradients without a loss, and one that is not with one."""
-    model = check(recipe.model, "model", path="model", host=host)
+    model = check(spelled_out(recipe.model, host=host), "model", path="model", host=host)
     by_statistics = issubclass(model, StatisticalModel)
     if by_statistics == (recipe.loss is not None):
         how = "is fitted without a loss; leave it out" if by_statistics else "needs one; it is required"

@@ -20,6 +20,7 @@ from zoo_core.files import write_json
 from zoo_core.host import PluginHost
 from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
+from zoo_core.ready_parts import build_ready
 from zoo_core.training.log import RunLog
 from zoo_core.training.recipe import Recipe
 
@@ -52,7 +53,8 @@ class Run(abc.ABC):
         self.preprocessing = Preprocessing.from_dict(recipe.data.preprocessing)
         seed_everything(self.settings.seed)
         shape = self.preprocessing.data_shape(self.data.data_shape)
-        self.model: GenerativeModel = build(recipe.model, "model", host=host, data_shape=shape)
+        self.model: GenerativeModel = build_ready(recipe.model, "model", host=host, data_shape=shape)
+        self.model.before_training(self.data)
         self.prepare()
         self.model.preprocessing, self.model.provenance = self.preprocessing, self._provenance()
 

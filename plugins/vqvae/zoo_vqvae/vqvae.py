@@ -1,13 +1,13 @@
 """The vector-quantised autoencoder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo_core import ConfigError, Decoder, Encoder, GenerativeModel, Prior, Quantizer
+from zoo_core import Batch, ConfigError, Decoder, Encoder, GenerativeModel, Prior, Quantizer
 from zoo_vqvae.uniform_codes import UniformCodes
 
 
@@ -70,16 +70,41 @@ class VQVAE(GenerativeModel):
         """The mean of p(x|z_q(k)) at the codes k of x, (B, *data_shape)."""
         return self.decode(self.encode(x))
 
-    def draw(self, n: int, *, noise: bool = False) -> Tensor:
-        """k ~ P(k), then the mean of p(x|z_q(k)), as pictures are shown; with ``noise`` x ~ p(x|z_q(k)) itself."""
-        k = self.prior().sample((n,))
+    def draw(self, n: int, *, label: int | Sequence[int] | None = None, noise: bool = False) -> Tensor:
+        """k ~ P(k), then the mean of p(x|z_q(k)), as pictures are shown; with ``noise`` x ~ p(x|z_q(k)) itself.
+
+        Args:
+            label: for a prior P(k|label), one or n.
+
+        Raises:
+            ConfigError: a label is given, but the prior knows none.
+        """
+        k = self.prior().sample((n,)) if label is None else self._labelled(label, n).sample(n)
         return self.decoder(self.quantizer.lookup(k)).sample() if noise else self.decode(k)
+
+    def given(self, batch: Batch) -> "VQVAE":
+        """With the prior given the batch, if that has a condition: such as P(k|label)."""
+        prior = self.prior.given(batch)
+        if prior is self.prior:
+            return self
+        view = VQVAE(self.encoder, self.quantizer, self.decoder, prior)
+        view.preprocessing, view.provenance = self.preprocessing, self.provenance
+        return view.train(self.training)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x|z_q(k)) + log P(k) at the codes k of x, (B,): one term of the sum, so a lower bound on log p(x)."""
         k = self.encode(x)
         log_p: Tensor = self.decoder(self.quantizer.lookup(k)).log_prob(x) + self.prior().log_prob(k)
         return log_p
+
+    def _labelled(self, label: int | Sequence[int], n: int) -> GenerativeModel:
+        labels = [label] * n if isinstance(label, int) else list(label)
+        if len(labels) != n:
+            raise ConfigError(f"label: must be one, or as many as the {n} draws, got {len(labels)}")
+        given = self.prior.given({"label": torch.tensor(labels)})
+        if given is self.prior:
+            raise ConfigError(f"label: the prior {type(self.prior).__name__} is given none")
+        return given
 
 
 def require_equal(name: str, **shapes: tuple[int, ...]) -> None:

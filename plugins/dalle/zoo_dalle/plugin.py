@@ -1,0 +1,58 @@
+"""What this plugin offers; imports nothing heavy."""
+
+from collections.abc import Iterator
+
+from zoo_core import LossSpec, MetricSpec, ModelSpec, hookimpl
+
+
+@hookimpl
+def zoo_models() -> Iterator[ModelSpec]:
+    yield ModelSpec(
+        name="dalle",
+        target="zoo_dalle.dalle:DALLE",
+        summary="A transformer over captions in byte pairs and the codes of images.",
+        density="bound",
+        sampling="sequential",
+        latent="compressed",
+    )
+    yield ModelSpec(
+        name="autoregressive",
+        target="zoo_dalle.autoregressive:Autoregressive",
+        summary="A transformer over codes, given a label or not: a prior for models with a quantizer.",
+        density="exact",
+        sampling="sequential",
+        latent="none",
+    )
+    yield ModelSpec(
+        name="scorer",
+        target="zoo_dalle.scorer:Scorer",
+        summary="How well pictures and captions go together, to choose among samples.",
+        density="none",
+        sampling="none",
+        latent="none",
+    )
+
+
+@hookimpl
+def zoo_losses() -> Iterator[LossSpec]:
+    yield LossSpec(
+        name="text_image",
+        target="zoo_dalle.text_image:TextImage",
+        summary="Nats per token of captions, and of images given them.",
+    )
+    yield LossSpec(
+        name="contrastive",
+        target="zoo_dalle.contrastive:Contrastive",
+        summary="Cross-entropy of each image among all captions of its batch, and of each caption among all images.",
+    )
+
+
+@hookimpl
+def zoo_metrics() -> Iterator[MetricSpec]:
+    yield MetricSpec(
+        name="retrieval",
+        target="zoo_dalle.retrieval:Retrieval",
+        summary="How often the caption most similar to an image is its own, among those of a batch.",
+        better="higher",
+        unit="1",
+    )
