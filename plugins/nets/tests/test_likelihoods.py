@@ -319,3 +319,21 @@ def test_a_model_without_a_density_has_no_nll() -> None:
     x = torch.rand(30, 1, 3, 2)
     with pytest.raises(ConfigError, match=r"^loss 'nll' needs a model with a density: KMeans has no density$"):
         NLL()(fitted("kmeans", x), {"image": x})
+
+
+def test_an_encoder_that_would_stay_as_it_is_is_refused() -> None:
+    """Behind codes log p(x) has no gradient in the encoder, which is refused unless it is to stay as it is."""
+    encoder = {"type": "nets/mlp_encoder", "latents": 2, "hidden": [3], "posterior": "nets/dirac"}
+    parts = {"encoder": encoder, "quantizer": {"type": "vqvae/nearest", "codes": 4}, "decoder": "nets/mlp_decoder"}
+    model = build({"type": "vqvae/vqvae", **parts}, data_shape=(1, 2, 2))
+    batch = {"image": torch.rand(3, 1, 2, 2).round()}
+    assert all(p.grad is None for p in _after_backward(-model.log_prob(batch["image"]).mean(), model.encoder))
+    with pytest.raises(ConfigError, match=r"train the decoder of VQVAE alone.*as vqvae/vq, or freeze the encoder"):
+        NLL()(model, batch)
+    model.encoder.requires_grad_(False)
+    assert all(p.grad is not None for p in _after_backward(NLL()(model, batch).total, model.decoder))
+
+
+def _after_backward(total: Tensor, part: torch.nn.Module) -> list[torch.nn.Parameter]:
+    total.backward()
+    return list(part.parameters())

@@ -28,6 +28,7 @@ NAMES: dict[str, Any] = {
     "nearest-rotation": {"type": "vqvae/nearest", "codes": 7, "gradient": "rotation"},
     "simvq": {"type": "vqvae/simvq", "codes": 7},
     "fsq": {"type": "vqvae/fsq", "levels": [3, 4, 2]},
+    "gumbel": {"type": "vqvae/gumbel"},
     "residual": {"type": "vqvae/residual", "quantizer": {"type": "vqvae/ema", "codes": 7}, "depth": 3},
     "residual-fsq": {"type": "vqvae/residual", "quantizer": {"type": "vqvae/fsq", "levels": 4}, "depth": 2},
 }

@@ -16,7 +16,7 @@ def closest(z: Tensor, e: Tensor) -> Tensor:
     # Both are taken from the mean of the codes: a large common part would swallow the digits that decide.
     c = e.mean(0)
     e = e - c
-    offset = e.square().sum(1, keepdim=True) / -2
+    offset = e.square().sum(1) / -2
     rows = max(1, SCORES.get(z.device.type, SCORES["cuda"]) // len(e))
     with torch.autocast(z.device.type, enabled=False):
-        return torch.cat([torch.addmm(offset, e, (part - c).T).argmax(0) for part in torch.split(z, rows)])
+        return torch.cat([torch.addmm(offset, part - c, e.T).argmax(1) for part in torch.split(z, rows)])

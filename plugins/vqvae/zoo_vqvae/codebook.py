@@ -2,6 +2,7 @@
 
 import abc
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_core import ConfigError, Quantized, Quantizer
@@ -33,30 +34,41 @@ class Codebook(Quantizer):
         """e (K, D)."""
 
     def encode(self, z: Tensor) -> Tensor:
-        return self.search(widened(z), self.vectors())
+        z = widened(z)
+        return closest(self.rows(z), widened(self.vectors()).to(z.dtype)).reshape(len(z), *self.codes_shape)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.pick(codes, self.vectors())
 
     def forward(self, z: Tensor) -> Quantized:
-        z, vectors = widened(z), self.vectors()
-        codes = self.search(z, vectors)
-        e = self.pick(codes, vectors)
+        z = widened(z)
+        rows = self.rows(z)
+        if self.training:
+            self.begin(rows)
+        vectors = self.vectors()
+        k = closest(rows, widened(vectors).to(z.dtype))
+        codes = k.reshape(len(z), *self.codes_shape)
+        # Laid out as z is: what follows would otherwise walk through memory in two orders at once.
+        e = self.pick(codes, vectors).contiguous()
         z_q = GRADIENTS[self.gradient](z, e.detach())
-        return Quantized(z_q, codes, self.loss(z, e), perplexity(self.counts(codes)).mean())
+        quantized = Quantized(z_q, codes, self.loss(z, e), perplexity(self.counts(codes)).mean())
+        if self.training:
+            self.learn(rows, k)
+        return quantized
+
+    def begin(self, z: Tensor) -> None:
+        """What is done before a step with vectors z (N, D), in training; nothing, unless a class says otherwise."""
+
+    def learn(self, z: Tensor, k: Tensor) -> None:
+        """What is learned without a gradient from vectors z (N, D) and their codes k (N,), in training; nothing."""
 
     def loss(self, z: Tensor, e: Tensor) -> Tensor:
         """What training adds to the distortion, (B,), for z and its codes e, both (B, *latent_shape)."""
         return self.beta * squared_distance(z, e.detach())
 
-    def search(self, z: Tensor, vectors: Tensor) -> Tensor:
-        """The codes (B, *positions) of z."""
-        k = closest(self.rows(z), widened(vectors).to(z.dtype))
-        return k.reshape(len(z), *self.codes_shape)
-
     def pick(self, codes: Tensor, vectors: Tensor) -> Tensor:
         """The vectors (*, D, *positions) of codes (*, *positions)."""
-        return widened(vectors)[codes].movedim(-1, -1 - len(self.codes_shape))
+        return F.embedding(codes, widened(vectors)).movedim(-1, -1 - len(self.codes_shape))
 
     def rows(self, z: Tensor) -> Tensor:
         """The vectors of all positions, (B · positions, D), without gradient."""
@@ -66,7 +78,7 @@ class Codebook(Quantizer):
 
 def squared_distance(z: Tensor, e: Tensor) -> Tensor:
     """|| z - e ||^2 summed over channels and positions, (B,)."""
-    return (z - e).square().flatten(1).sum(1)
+    return F.mse_loss(z, e, reduction="none").flatten(1).sum(1)
 
 
 def require_latents(z: Tensor, latent_shape: tuple[int, ...]) -> None:

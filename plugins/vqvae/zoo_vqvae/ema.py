@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zoo_core import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Quantized, Shape
+from zoo_core import NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Shape
 from zoo_vqvae.codebook import Codebook
 from zoo_vqvae.gradients import Gradient
 from zoo_vqvae.kmeans import drawn, kmeans, sums
@@ -61,16 +61,10 @@ class EMA(Codebook):
     def vectors(self) -> Tensor:
         return self.e
 
-    def forward(self, z: Tensor) -> Quantized:
-        if self.training and not self.started:
-            self.begin(self.rows(widened(z)))
-        quantized = super().forward(z)
-        if self.training:
-            self.learn(self.rows(widened(z)), quantized.codes.flatten())
-        return quantized
-
     def begin(self, z: Tensor) -> None:
-        """Codes from vectors z (N, D) by k-means."""
+        """Codes from vectors z (N, D) by k-means, once."""
+        if self.started:
+            return
         e, n = kmeans(z, self.codebook_size)
         # A centre that nothing is near to counts as one vector: with none it would be at 0.
         N = n.clamp(min=1)

@@ -4,7 +4,7 @@ z and e are (B, D, *positions); e is a constant.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,26 @@ Gradient = Literal["straight_through", "rotation"]
 
 # Below this length a vector has no direction.
 SHORT = 1e-6
+# How many numbers of z are turned at a time.
+NUMBERS = 2**18
+
+
+class StraightThrough(torch.autograd.Function):
+    """e to the last digit, which z + (e - z) is not, without a pass over either."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, e: Tensor) -> Tensor:
+        return e.view_as(e)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad, None
 
 
 def straight_through(z: Tensor, e: Tensor) -> Tensor:
@@ -22,8 +42,28 @@ def straight_through(z: Tensor, e: Tensor) -> Tensor:
     Estimating or propagating gradients through stochastic neurons (Bengio et al., 2013)
     https://arxiv.org/abs/1308.3432
     """
-    # This is e to the last digit, which z + (e - z) is not.
-    return e + (z - z.detach())
+    z_q: Tensor = StraightThrough.apply(z, e.to(torch.promote_types(z.dtype, e.dtype)))
+    return z_q
+
+
+class Rotation(torch.autograd.Function):
+    """e, with the derivative of |e|/|z| R z, some examples at a time: what belongs to them stays in the cache."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, e: Tensor) -> Tensor:
+        return e.view_as(e)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        examples = max(1, NUMBERS * len(grad) // grad.numel())
+        parts = zip(*(whole.split(examples) for whole in (*ctx.saved_tensors, grad)), strict=True)
+        return torch.cat([turned_back(z, e, g) for z, e, g in parts]), None
 
 
 def rotation(z: Tensor, e: Tensor) -> Tensor:
@@ -32,12 +72,16 @@ def rotation(z: Tensor, e: Tensor) -> Tensor:
     With unit vectors a of z, b of e and r of a + b:  R = I - 2 r r^T + 2 b a^T.
     Restructuring vector quantization with the rotation trick (Fifty et al., 2024) https://arxiv.org/abs/2410.06424
     """
-    with torch.no_grad():
-        a, b = F.normalize(z, dim=1, eps=SHORT), F.normalize(e, dim=1, eps=SHORT)
-        r = F.normalize(a + b, dim=1, eps=SHORT)
-        scale = length(e) / length(z).clamp(min=SHORT)
-    turned = z - 2 * r * dot(r, z) + 2 * b * dot(a, z)
-    return straight_through(scale * turned, e)
+    z_q: Tensor = Rotation.apply(z, e.to(torch.promote_types(z.dtype, e.dtype)))
+    return z_q
+
+
+def turned_back(z: Tensor, e: Tensor, g: Tensor) -> Tensor:
+    """|e|/|z| R^T g, for a gradient g: both, as e itself, are constants."""
+    a, b = F.normalize(z, dim=1, eps=SHORT), F.normalize(e, dim=1, eps=SHORT)
+    r = F.normalize(a + b, dim=1, eps=SHORT)
+    scale = length(e) / length(z).clamp(min=SHORT)
+    return scale * (g - 2 * r * dot(r, g) + 2 * a * dot(b, g))
 
 
 def dot(u: Tensor, v: Tensor) -> Tensor:

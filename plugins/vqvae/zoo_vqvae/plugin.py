@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import LossSpec, MetricSpec, ModelSpec, PriorSpec, QuantizerSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, MetricSpec, ModelSpec, PriorSpec, QuantizerSpec, hookimpl
 
 VECTOR_OR_GRID = ("vector[real]", "grid[real]")
 
@@ -32,6 +32,12 @@ def zoo_quantizers() -> Iterator[QuantizerSpec]:
         target="zoo_vqvae.fsq:FSQ",
         accepts=VECTOR_OR_GRID,
         summary="Each channel rounded to one of a few levels; no codebook.",
+    )
+    yield QuantizerSpec(
+        name="gumbel",
+        target="zoo_vqvae.gumbel:Gumbel",
+        accepts=VECTOR_OR_GRID,
+        summary="A categorical over the channels of each position, relaxed while training: the discrete VAE.",
     )
     yield QuantizerSpec(
         name="residual",
@@ -72,6 +78,11 @@ def zoo_models() -> Iterator[ModelSpec]:
 @hookimpl
 def zoo_losses() -> Iterator[LossSpec]:
     yield LossSpec(name="vq", target="zoo_vqvae.vq:VQ", summary="-log p(x|z_q), and what the quantizer asks for.")
+    yield LossSpec(
+        name="dvae",
+        target="zoo_vqvae.dvae:DVAE",
+        summary="-log p(x|z_q) at relaxed codes, and beta KL to uniform ones; both by schedule.",
+    )
 
 
 @hookimpl
@@ -82,4 +93,26 @@ def zoo_metrics() -> Iterator[MetricSpec]:
         summary="Perplexity of the codes over all data, and the share of the codebook that they use.",
         better="higher",
         unit="codes",
+    )
+
+
+@hookimpl
+def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    yield CheckpointSpec(
+        name="vqvae-mnist",
+        target="zoo_vqvae:checkpoints",
+        hub="latent-zoo/vqvae-mnist",
+        summary="VQ-VAE of binarised MNIST, 28x28 grey digits as 7x7 codes of 128.",
+    )
+    yield CheckpointSpec(
+        name="dvae-shapes",
+        target="zoo_vqvae:checkpoints",
+        hub="latent-zoo/dvae-shapes",
+        summary="Discrete VAE of coloured shapes, 32x32 pictures as 8x8 codes of 256.",
+    )
+    yield CheckpointSpec(
+        name="vqvae-emoji",
+        target="zoo_vqvae:checkpoints",
+        hub="latent-zoo/vqvae-emoji",
+        summary="VQ-VAE of colour emoji, 32x32 pictures as 8x8 codes of 1,024.",
     )

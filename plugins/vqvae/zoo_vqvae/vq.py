@@ -19,7 +19,7 @@ class VQ(Loss):
 
     def forward(self, model: Any, batch: Batch) -> LossOutput:
         require_quantizer("loss 'vq'", model)
-        require_no_training(model.prior)
+        require_no_training(model.prior, "loss 'vq'")
         x = batch["image"]
         quantized: Quantized = model.quantizer(model.encoder(x).mean)
         distortion = -model.decoder(quantized.z_q).log_prob(x)
@@ -38,7 +38,7 @@ def require_quantizer(asking: str, model: Any) -> None:
         raise ConfigError(f"{asking} needs a model with a quantizer, as vqvae/vqvae; {type(model).__name__} has none")
 
 
-def require_no_training(prior: Any) -> None:
+def require_no_training(prior: Any, asking: str) -> None:
     """Refuses a prior that would silently stay untrained.
 
     Raises:
@@ -46,6 +46,6 @@ def require_no_training(prior: Any) -> None:
     """
     if any(parameter.requires_grad for parameter in prior.parameters()):
         raise ConfigError(
-            f"the prior {type(prior).__name__} has parameters, which loss 'vq' does not train: train with"
+            f"the prior {type(prior).__name__} has parameters, which {asking} does not train: train with"
             " vqvae/uniform_codes and fit the prior afterwards, or freeze it with requires_grad_(False)"
         )
