@@ -139,6 +139,18 @@ def test_it_ends_when_little_is_gained(host, tmp_path):
     assert model.provenance["steps"] == len(told)
 
 
+def test_what_has_ended_stays_as_it_is(host, tmp_path):
+    """Started again, a run that had settled makes no further step, and neither does one that was cut at its end."""
+    folders = [train(recipe(host, steps=200, tolerance=1e-6), tmp_path, host=host) for _ in range(2)]
+    assert folders[0] == folders[1]
+    steps = len(objectives(tmp_path))
+    model = from_pretrained(folders[0], host=host)
+    assert model.provenance["steps"] == steps
+    twin = train(recipe(host, steps=200, tolerance=1e-6), tmp_path / "twin", host=host)
+    assert torch.equal(from_pretrained(twin, host=host).mu, model.mu)
+    assert len(objectives(tmp_path / "twin")) == steps
+
+
 def test_an_objective_that_is_not_finite_stops_the_run(host, tmp_path, monkeypatch):
     monkeypatch.setattr(Blend, "begin", lambda self, x: None)
     with pytest.raises(TrainingError, match="the objective is nan at iteration 0"):

@@ -4,7 +4,7 @@ import math
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core.components import StatisticalModel
 from zoo_core.errors import TrainingError
@@ -13,6 +13,21 @@ from zoo_core.training.order import step_indices
 from zoo_core.training.run import Run
 
 START = 10_000  # examples from which a fit begins
+
+
+class Fit(nn.Module):
+    """What a run goes on from: a model, and whether it was still gaining.
+
+    Attributes:
+        last_two: the objective before the last two updates, nan where there were none.
+    """
+
+    last_two: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("last_two", torch.full((2,), math.nan, dtype=torch.float64))
 
 
 class StatisticsRun(Run):
@@ -25,11 +40,11 @@ class StatisticsRun(Run):
     def prepare(self) -> None:
         self.steps, self.examples_per_step = self.settings.iterations(), len(self.data)
         self.fitted = cast(StatisticalModel, self.model.to(self.accelerator.device))
-        self.objectives: list[float] = []
+        self.fit = Fit(self.model)
         state = newest_state(self.checkpoints)
         self.start = state.step if state else 0
         if state:
-            self.model.load_state_dict(state.objective)
+            self.fit.load_state_dict(state.objective)
         else:
             seed, n = self.settings.seed, len(self.data)
             self.fitted.begin(self.batch(step_indices(n, min(n, START), 0, seed), seed)["image"])
@@ -43,7 +58,7 @@ class StatisticsRun(Run):
                 f"the objective is {float(objective)} at iteration {step}; the model is as it was before it,"
                 f" and the last checkpoint is in {self.checkpoints}"
             )
-        self.objectives.append(float(objective))
+        self.fit.last_two = torch.stack([self.fit.last_two[1], objective.double().cpu()])
         self.fitted.update(sums)
         return {"objective": objective}
 
@@ -52,13 +67,13 @@ class StatisticsRun(Run):
 
     def save(self, step: int) -> None:
         if self.main:
-            save_state(self.checkpoints, step, self.model, {}, self.settings.keep)
+            save_state(self.checkpoints, step, self.fit, {}, self.settings.keep)
 
     def _settled(self) -> bool:
-        if len(self.objectives) < 2 or not self.settings.tolerance:
+        before, now = self.fit.last_two.tolist()
+        if math.isnan(before) or not self.settings.tolerance:
             return False
-        before, now = self.objectives[-2:]
-        return abs(now - before) <= self.settings.tolerance * max(abs(now), math.ulp(1.0))
+        return bool(abs(now - before) <= self.settings.tolerance * max(abs(now), math.ulp(1.0)))
 
     def _sums(self) -> dict[str, Tensor]:
         """The statistics of all data, over all processes."""

@@ -136,8 +136,8 @@ def test_noise_differs_between_positions_and_examples() -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(1.0, 1 / 16), (0.0, 6.6)])
 def test_a_cosine_has_its_ends_and_its_middle(first: float, last: float) -> None:
-    values = [cosine(step, first, last, 1000) for step in (0, 500, 1000, 5000, None)]
-    assert values == pytest.approx([first, (first + last) / 2, last, last, last])
+    values = [cosine(step, first, last, 1000) for step in (0, 500, 1000, 1500, 5000, None)]
+    assert values == pytest.approx([first, (first + last) / 2, last, last, last, last])
     assert cosine(250, first, last, 1000) == pytest.approx(last + (first - last) * (1 + math.sqrt(0.5)) / 2)
     assert cosine(0, first, last, 0) == last
 
@@ -181,6 +181,20 @@ def test_the_loss_is_distortion_and_beta_times_the_kl() -> None:
     counts = discrete.encode(x).flatten().bincount(minlength=6).double()
     p = counts / counts.sum()
     assert float(terms["perplexity"]) == pytest.approx(float(torch.special.entr(p).sum().exp()), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_decoder_sees_a_draw_at_the_temperature_of_the_step() -> None:
+    discrete, x = model(), pictures()
+    for step, tau in ((0, 1.0), (50, 0.55), (None, 0.1)):
+        torch.manual_seed(1)
+        _, terms = dvae(discrete, x, step, temperature=0.1, temperature_steps=100)
+        torch.manual_seed(1)
+        z_q = discrete.quantizer.relax(discrete.encoder(x).mean, tau)
+        expected = -discrete.decoder(z_q).log_prob(x).mean()
+        assert float(terms["distortion"]) == pytest.approx(float(expected), rel=1e-6)
+    different = discrete.quantizer.relax(discrete.encoder(x).mean, 1.0)
+    assert float(terms["distortion"]) != pytest.approx(float(-discrete.decoder(different).log_prob(x).mean()), rel=1e-6)
 
 
 @torch.no_grad()

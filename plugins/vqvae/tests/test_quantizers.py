@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from zoo_vqvae import closest as closest_module
+from zoo_vqvae import gradients as gradients_module
 from zoo_vqvae.closest import closest
 from zoo_vqvae.ema import EMA
 from zoo_vqvae.fsq import FSQ
@@ -227,13 +228,25 @@ def test_the_rotation_trick_turns_and_scales() -> None:
     torch.testing.assert_close(R @ others, others)
 
 
-def test_the_rotation_trick_works_position_by_position() -> None:
+@pytest.mark.parametrize("numbers", [1, 10**9])
+def test_the_rotation_trick_works_position_by_position(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients_module, "NUMBERS", numbers)
     z, e = latents(2, shape=(3, 2, 2)), torch.randn(2, 3, 2, 2, dtype=torch.float64)
     w = torch.randn_like(e)
     (grad,) = torch.autograd.grad((w * GRADIENTS["rotation"](z, e)).sum(), z)
     one = z.detach()[1:, :, 0, 1].requires_grad_()
     (alone,) = torch.autograd.grad((w[1, :, 0, 1] * GRADIENTS["rotation"](one, e[1:, :, 0, 1])).sum(), one)
     torch.testing.assert_close(grad[1, :, 0, 1], alone[0])
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_what_is_quantized_has_the_layout_and_the_precision_of_the_latents(gradient: Any) -> None:
+    quantizer = codebook(EMA, gradient=gradient).float()
+    for z in (torch.randn(5, 4, 2, 3, requires_grad=True), latents(5)):
+        z_q = quantizer(z).z_q
+        assert z_q.dtype == z.dtype
+        assert z_q.is_contiguous()
+        assert torch.autograd.grad(z_q.sum(), z)[0].dtype == z.dtype
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

@@ -18,5 +18,10 @@ def closest(z: Tensor, e: Tensor) -> Tensor:
     e = e - c
     offset = e.square().sum(1) / -2
     rows = max(1, SCORES.get(z.device.type, SCORES["cuda"]) // len(e))
+    # One place for the scores of all chunks: a fresh one for each would be spread over the memory of the process.
+    scores = z.new_empty(min(rows, len(z)), len(e))
+    k = torch.empty(len(z), dtype=torch.long, device=z.device)
     with torch.autocast(z.device.type, enabled=False):
-        return torch.cat([torch.addmm(offset, part - c, e.T).argmax(1) for part in torch.split(z, rows)])
+        for part, found in zip(torch.split(z, rows), torch.split(k, rows), strict=True):
+            torch.argmax(torch.addmm(offset, part - c, e.T, out=scores[: len(part)]), 1, out=found)
+    return k

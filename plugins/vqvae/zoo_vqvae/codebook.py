@@ -42,19 +42,24 @@ class Codebook(Quantizer):
 
     def forward(self, z: Tensor) -> Quantized:
         z = widened(z)
+        codes, e = self.nearest(z)
+        # Laid out as z is: what follows would otherwise walk through memory in two orders at once.
+        e = e.contiguous()
+        z_q = GRADIENTS[self.gradient](z, e.detach())
+        return Quantized(z_q, codes, self.loss(z, e), perplexity(self.counts(codes)).mean())
+
+    def nearest(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes (B, *positions) of z and their vectors (B, *latent_shape), as they were before any learning."""
         rows = self.rows(z)
         if self.training:
             self.begin(rows)
         vectors = self.vectors()
         k = closest(rows, widened(vectors).to(z.dtype))
         codes = k.reshape(len(z), *self.codes_shape)
-        # Laid out as z is: what follows would otherwise walk through memory in two orders at once.
-        e = self.pick(codes, vectors).contiguous()
-        z_q = GRADIENTS[self.gradient](z, e.detach())
-        quantized = Quantized(z_q, codes, self.loss(z, e), perplexity(self.counts(codes)).mean())
+        e = self.pick(codes, vectors)
         if self.training:
             self.learn(rows, k)
-        return quantized
+        return codes, e
 
     def begin(self, z: Tensor) -> None:
         """What is done before a step with vectors z (N, D), in training; nothing, unless a class says otherwise."""

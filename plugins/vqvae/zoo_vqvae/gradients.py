@@ -32,7 +32,7 @@ class StraightThrough(torch.autograd.Function):
         """Nothing is kept."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -42,7 +42,7 @@ def straight_through(z: Tensor, e: Tensor) -> Tensor:
     Estimating or propagating gradients through stochastic neurons (Bengio et al., 2013)
     https://arxiv.org/abs/1308.3432
     """
-    z_q: Tensor = StraightThrough.apply(z, e.to(torch.promote_types(z.dtype, e.dtype)))
+    z_q: Tensor = StraightThrough.apply(z, e.to(torch.promote_types(z.dtype, e.dtype)))  # type: ignore[no-untyped-call]
     return z_q
 
 
@@ -60,7 +60,7 @@ class Rotation(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         examples = max(1, NUMBERS * len(grad) // grad.numel())
         parts = zip(*(whole.split(examples) for whole in (*ctx.saved_tensors, grad)), strict=True)
         return torch.cat([turned_back(z, e, g) for z, e, g in parts]), None
@@ -72,7 +72,7 @@ def rotation(z: Tensor, e: Tensor) -> Tensor:
     With unit vectors a of z, b of e and r of a + b:  R = I - 2 r r^T + 2 b a^T.
     Restructuring vector quantization with the rotation trick (Fifty et al., 2024) https://arxiv.org/abs/2410.06424
     """
-    z_q: Tensor = Rotation.apply(z, e.to(torch.promote_types(z.dtype, e.dtype)))
+    z_q: Tensor = Rotation.apply(z, e.to(torch.promote_types(z.dtype, e.dtype)))  # type: ignore[no-untyped-call]
     return z_q
 
 
