@@ -21,3 +21,8 @@ def test_a_little_of_a_model_has_most_of_its_likelihood_and_none_of_its_samples(
     assert 0 <= nats["tree"] - nats["mixture"] <= math.log(100) + 0.01  # they are told with two digits
     assert nats["noise"] < nats["mixture"]
     assert picture.stat().st_size > 0
+
+
+def test_the_masks_are_drawn(tmp_path: Path) -> None:
+    run("attention_masks.py", str(tmp_path / "masks.png"))
+    assert (tmp_path / "masks.png").read_bytes() == (EXAMPLES.parent / "plugins/dalle/pictures/masks.png").read_bytes()

@@ -172,6 +172,14 @@ class TestWriting:
         choice = Choice()
         assert torch.equal(codes, torch.stack([choice(at_once[:, i], noise[:, i]) for i in range(16)], 1))
 
+    def test_a_memory_grows_and_forgets_nothing(self, dalle: Make) -> None:
+        model = dalle(side=64)  # 16 x 16 codes, eight times what a memory begins with
+        tokens, starts = model.tokens(["red"]), torch.zeros(1, dtype=torch.long)
+        noise, choice = noise_of(0, 1, 256), Choice()
+        codes = last(write_codes(model.stream, starts, tokens, noise, choice=choice))
+        _, at_once = logits(model, tokens, codes)
+        assert torch.equal(codes[0], choice(at_once[0], noise[0]))
+
     def test_guidance_of_one_is_none(self, model: DALLE) -> None:
         plain, one = (model.generate(TEXTS, n=2, guidance=g) for g in (None, 1.0))
         assert torch.equal(plain, one)

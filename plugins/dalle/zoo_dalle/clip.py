@@ -70,13 +70,14 @@ class CLIPScorer:
 
     def _scored(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         out = self.model(**self._pixels(images), **self._tokens(captions))
-        cosine: Tensor = (out.image_embeds * out.text_embeds).sum(1)
-        return cosine * self.model.logit_scale.exp()
+        scores: Tensor = self.model.logit_scale.exp() * (out.image_embeds * out.text_embeds).sum(1)
+        return scores
 
     def _pixels(self, images: Tensor) -> Any:
         levels = (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8).expand(-1, 3, -1, -1)
         process = self.processor.image_processor
-        return process(list(levels.numpy()), return_tensors="pt", input_data_format="channels_first").to(self.device)
+        pixels: Any = process(list(levels.numpy()), return_tensors="pt", input_data_format="channels_first")
+        return pixels.to(self.device)
 
     def _tokens(self, captions: Sequence[str]) -> Any:
         room = self.model.config.text_config.max_position_embeddings

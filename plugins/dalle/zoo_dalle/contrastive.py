@@ -32,9 +32,10 @@ class Contrastive(Loss):
 
     Args:
         altered: for so many of the captions, images are also set against a copy in which one word is another that
-            stands between the same two in some caption of the batch: "above" for "below". Without such copies a scorer
-            hardly needs the order of words, as When and why vision-language models behave like bags-of-words (Yuksekgonul
-            et al., 2023) https://arxiv.org/abs/2210.01936 has found.
+            stands between the same two in some caption of the batch: "above" for "below". Among captions that differ in
+            many words a scorer hardly needs their order.
+            When and why vision-language models behave like bags-of-words (Yuksekgonul et al., 2023)
+            https://arxiv.org/abs/2210.01936
         shift: by so many pixels at most, along each axis; the border is repeated.
         brightness: times a factor from 1 - this to 1 + this.
         blur: how often it is smoothed by 1/16 [1, 2, 1]^T [1, 2, 1].

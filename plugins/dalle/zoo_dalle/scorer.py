@@ -134,8 +134,9 @@ class Scorer(GenerativeModel):
         place = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
         g = torch.cat([self.embed_texts(part) for part in _parts(list(place), batch)])
         own = torch.tensor([place[caption] for caption in captions], device=g.device, dtype=torch.int64)
-        each = zip(images.split(batch), own.split(batch), strict=True)
-        return torch.cat([self.scale * (self.embed_images(x) * g[i]).sum(1) for x, i in each])
+        starts = range(0, len(images), batch)
+        f = (self.embed_images(images[i : i + batch]) for i in starts)
+        return torch.cat([self.scale * (x * g[own[i : i + batch]]).sum(1) for i, x in zip(starts, f, strict=True)])
 
     def given(self, batch: Batch) -> GenerativeModel:
         """The scorer beside the captions of a batch; without captions the scorer itself."""
@@ -151,7 +152,7 @@ class Scorer(GenerativeModel):
         """Makes a tokenizer from the column ``caption``."""
         if "caption" not in data.columns:
             raise DataError(f"a scorer learns from captions; {data.name!r} has the columns {', '.join(data.columns)}")
-        places = torch.arange(len(data)).split(CHUNK)
+        places = torch.split(torch.arange(len(data)), CHUNK)
         captions = [caption for part in places for caption in data.batch(part)["caption"]]
         self.tokenizer = CaptionTokenizer.train(captions, self.vocabulary)
         self.tokens(captions)  # warns if some are too long

@@ -1,5 +1,6 @@
 """One stream of tokens, and what comes next at each place of it."""
 
+import copy
 import math
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo_core import ConfigError, Shape
 from zoo_dalle.masks import Layout, Masks, layer_masks
-from zoo_dalle.transformer import Memory, Transformer
+from zoo_dalle.transformer import Transformer
 
 
 class TextTokens(nn.Module):
@@ -102,21 +103,27 @@ class Stream(nn.Module):
         start = self.start(starts).unsqueeze(1)
         return start if self.text is None or text is None else torch.cat([start, self.text(text)], 1)
 
-    def embedded(self, codes: Tensor, first: int = 0) -> Tensor:
-        """Codes (B, n) at the places from ``first`` on, as the transformer sees them, (B, n, dim)."""
+    def embedded(self, codes: Tensor) -> Tensor:
+        """The first codes (B, n) as the transformer sees them, (B, n, dim)."""
         embedded: Tensor = self.code(codes)
-        return embedded + self._place_embedding()[first : first + codes.shape[1]]
+        return embedded + self.place_embedding()[: codes.shape[1]]
 
     def code_logits(self, h: Tensor) -> Tensor:
         """Of the next code, in float32, for features h (*, dim) → (*, codes)."""
         logits: Tensor = self.next_code(h)
         return logits.float()
 
-    def memory(self, batch: int) -> Memory:
-        """Room for whole streams, which the first of the codes' places begins and the last but one ends."""
-        return Memory(self.transformer, batch, self.text_length + self.count)
+    def for_writing(self) -> "Stream":
+        """One that computes the same; on a CPU a copy, its matrices laid out for products with few rows."""
+        if self.start.weight.device.type != "cpu":
+            return self
+        stream = copy.deepcopy(self).requires_grad_(False)
+        for layer in stream.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.data = layer.weight.data.t().contiguous().t()
+        return stream
 
-    def _place_embedding(self) -> Tensor:
+    def place_embedding(self) -> Tensor:
         """(count, dim): the sum of an embedding for each axis, such as row and column."""
         summed: Any = 0
         for i, axis in enumerate(self.axes):

@@ -11,24 +11,28 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo_dalle.masks import Layout, Mask, mask_on
 
+ROOM = 32  # tokens; buffers of the final size would leave gaps between the heads, and be read half as fast
+
 
 class Memory:
-    """Keys and values of the tokens that have been seen, in buffers of the final size: (B, heads, T, head_dim).
+    """Keys and values of the tokens that have been seen, (2, B, heads, T, head_dim) of each layer, T growing by ROOM.
 
     Attributes:
         length: how many tokens there are.
     """
 
-    def __init__(self, transformer: "Transformer", batch: int, length: int) -> None:
+    def __init__(self, transformer: "Transformer", batch: int) -> None:
         first = next(transformer.parameters())
         dtype = torch.get_autocast_dtype(first.device.type) if _autocasting(first) else first.dtype
-        shape = (2, batch, transformer.heads, length, transformer.head_dim)
+        shape = (2, batch, transformer.heads, 0, transformer.head_dim)
         self.layers = [torch.empty(shape, device=first.device, dtype=dtype) for _ in transformer.blocks]
         self.length = 0
 
     def add(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keeps those of new tokens (B, heads, N, head_dim), and returns those of all tokens."""
         kept, end = self.layers[layer], self.length + k.shape[2]
+        if end > kept.shape[3]:
+            kept = self.layers[layer] = F.pad(kept, (0, 0, 0, end + ROOM - kept.shape[3]))
         kept[0, :, :, self.length : end], kept[1, :, :, self.length : end] = k, v
         return kept[0, :, :, :end], kept[1, :, :, :end]
 
@@ -123,7 +127,8 @@ class Transformer(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        added: list[Any] = [linear for block in self.blocks for linear in (block.attention.out, block.mlp[-1])]
+        blocks: Any = self.blocks
+        added = [linear for block in blocks for linear in (block.attention.out, block.mlp[-1])]
         for linear in added:
             nn.init.normal_(linear.weight, std=0.02 / math.sqrt(len(added)))
 

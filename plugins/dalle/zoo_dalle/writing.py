@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo_core import ConfigError
 from zoo_dalle.stream import Stream
+from zoo_dalle.transformer import Memory
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Choice:
             return logits.argmax(-1)
         p = self.probabilities(logits)
         cumulative = p.double().cumsum(-1)
-        k = (cumulative <= u.unsqueeze(-1) * cumulative[:, -1:]).sum(-1)
+        total = cumulative[:, -1:].contiguous()
+        k = torch.searchsorted(cumulative, u.unsqueeze(-1) * total, right=True)
         # Rounding may put u past the last token that has a probability.
-        last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(-1)
-        return torch.minimum(k, last)
+        return torch.minimum(k, torch.searchsorted(cumulative, total)).squeeze(-1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each token, (B, K), up to a factor; 0 for those that are left out."""
@@ -83,8 +84,8 @@ def write_codes(
             Classifier-free diffusion guidance (Ho & Salimans, 2022) https://arxiv.org/abs/2207.12598
         unguided: starts and text of l_0, which a doubled batch computes along.
     """
-    batch = len(starts)
-    codes = starts.new_zeros(batch, stream.count)
+    stream, batch = stream.for_writing(), len(starts)
+    codes, places = starts.new_zeros(batch, stream.count), stream.place_embedding()
     done = 0 if known is None else known.shape[1]
     if known is not None:
         codes[:, :done] = known
@@ -93,7 +94,7 @@ def write_codes(
     if copies == 2 and unguided is not None:
         x = torch.cat([x, stream.opening(*unguided)])
     x = torch.cat([x, stream.embedded(codes[:, :done].repeat(copies, 1))], 1)
-    memory = stream.memory(batch * copies)
+    memory = Memory(stream.transformer, batch * copies)
     for i in range(done, stream.count):
         logits = stream.code_logits(stream.transformer(x, memory)[:, -1])
         if copies == 2:
@@ -101,7 +102,7 @@ def write_codes(
             logits = given + (guidance - 1) * (given - free)
         codes[:, i] = choice(logits, noise[:, i])
         yield codes[:, : i + 1]
-        x = stream.embedded(codes[:, i : i + 1].repeat(copies, 1), first=i)
+        x = stream.code(codes[:, i : i + 1].repeat(copies, 1)) + places[i]
 
 
 def last(steps: Iterator[Tensor]) -> Tensor:
@@ -120,7 +121,7 @@ def write_text(stream: Stream, starts: Tensor, known: Tensor, noise: Tensor, cho
     """
     assert stream.text is not None
     end = stream.text.vocabulary
-    text, x, memory = known, stream.opening(starts, known), stream.memory(len(starts))
+    text, x, memory = known, stream.opening(starts, known), Memory(stream.transformer, len(starts))
     over = torch.zeros_like(starts, dtype=torch.bool)
     for i in range(known.shape[1], stream.text_length):
         logits = stream.text.next(stream.transformer(x, memory)[:, -1]).float()
