@@ -10,11 +10,13 @@ import yaml
 
 from zoo_core.errors import CheckpointError
 from zoo_core.evaluation import rounded
+from zoo_core.host import default_host
 from zoo_core.pretrained import CONFIG, RESULTS, read_config
+from zoo_core.specs import ModelSpec
 
 
 def card(folder: str | Path, name: str) -> str:
-    """The card of a checkpoint, in Markdown with the Hub's metadata.
+    """The card of a checkpoint, in Markdown with the Hub's metadata; a picture called like the model is shown.
 
     Args:
         name: what users load: ``vae-mnist`` or ``org/name``.
@@ -42,9 +44,10 @@ def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) 
     """The front matter, as the Hub reads it."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    spec = _spec(config)
     measured = [
         EvalResult(
-            task_type="unconditional-image-generation",
+            task_type=spec.task,
             dataset_type=results["data"],
             dataset_name=results["data"],
             dataset_split=results["split"],
@@ -58,7 +61,7 @@ def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) 
     data = ModelCardData(
         license="apache-2.0",
         library_name="zoo",
-        pipeline_tag="unconditional-image-generation",
+        pipeline_tag=spec.task,
         tags=tags,
         # Embedded sets are no repositories on the Hub, so its metadata cannot name them.
         datasets=[trained_on] if "/" in (trained_on or "") and not trained_on.startswith("core/") else None,
@@ -72,13 +75,16 @@ def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) 
 def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, folder: Path) -> Iterator[str]:
     provenance = config.get("provenance", {})
     recipe = provenance.get("recipe", {})
-    yield f"# {name.rpartition('/')[2]}\n"
+    own = name.rpartition("/")[2]
+    yield f"# {own}\n"
     yield f"{recipe.get('summary') or config['model']['type']}\n"
     yield "```python\nfrom zoo_core import from_pretrained\n"
     yield f'model = from_pretrained("{name}")'
-    yield f"images = model.sample(16)  # (16, {_shape(config)}), values in [0, 1]\n```\n"
+    yield _spec(config).example.replace("{shape}", _shape(config)) + "\n```\n"
+    if (folder / f"{own}.png").is_file():
+        yield f"![Samples]({own}.png)\n"
     yield "## Measured\n"
-    yield from _measured(results, name)
+    yield from _measured(results, recipe, name)
     yield "## Trained\n"
     yield from _trained(config, provenance, recipe)
     if "prior" in provenance:
@@ -90,11 +96,18 @@ def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, fol
     yield f"Weights: {size:,} bytes in {', '.join(f'`{file}`' for file in config['weights'])}."
 
 
+def _spec(config: Mapping[str, Any]) -> ModelSpec:
+    """What the plugin says of such models."""
+    spec = default_host().find("model", config["model"]["type"]).spec
+    assert isinstance(spec, ModelSpec)  # as is asked for
+    return spec
+
+
 def _shape(config: Mapping[str, Any]) -> str:
     return ", ".join(map(str, config["data_shape"]))
 
 
-def _measured(results: Mapping[str, Any], name: str) -> Iterator[str]:
+def _measured(results: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> Iterator[str]:
     if not results.get("values"):
         yield "Nothing has been measured yet.\n"
         return
@@ -105,7 +118,25 @@ def _measured(results: Mapping[str, Any], name: str) -> Iterator[str]:
         yield f"| {metric} | {value} | {error} | {measured.get('unit', '')} | {measured['n']:,} |"
     seed, versions = results["seed"], results.get("versions", {})
     yield f"\nTo compute them again (seed {seed}; {_versions(versions)}):\n"
-    yield f"```console\n$ zoo eval {name}\n```\n"
+    yield f"```console\n$ {_evaluation(results, recipe, name)}\n```\n"
+
+
+def _evaluation(results: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> str:
+    """The command that computes the results again: what is not as in the recipe has to be said."""
+    words = ["zoo", "eval", name]
+    if (results["data"], results["split"]) != _own_data(recipe):
+        words += ["--data", results["data"], "--split", results["split"]]
+    if results["metrics"] != recipe.get("evaluation", {}).get("metrics"):
+        words += ["--metrics", ",".join(m if isinstance(m, str) else json.dumps(m) for m in results["metrics"])]
+    own = recipe.get("evaluation", {}).get("examples") if "--data" not in words else None
+    if results.get("examples", own) != own:
+        words += ["--examples", str(results["examples"])]
+    return shlex.join(words)
+
+
+def _own_data(recipe: Mapping[str, Any]) -> tuple[str, str]:
+    data = recipe.get("data", {})
+    return data.get("name", "").rpartition("core/")[2], data.get("held_out", "test")
 
 
 def _versions(versions: Mapping[str, str]) -> str:

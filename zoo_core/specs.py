@@ -170,18 +170,23 @@ class ModelSpec(Spec):
         density: what ``log_prob`` returns: the exact value, a lower bound, or nothing.
         sampling: all dimensions at once, or one after another; ``none`` draws nothing, such as a scorer.
         latent: smaller than the data, of the same size, or absent.
+        task: what the Hub calls what it does, such as ``text-to-image``.
+        example: a line of Python for its cards, of a ``model`` whose data have ``{shape}``.
     """
 
     kind: ClassVar[str] = "model"
     density: Density
     sampling: Sampling
     latent: LatentSize
+    task: str = "unconditional-image-generation"
+    example: str = "images = model.sample(16)  # (16, {shape}), values in [0, 1]"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(self, "density", Density)
         require_choice(self, "sampling", Sampling)
         require_choice(self, "latent", LatentSize)
+        require_form(self, "task", r"[a-z]+(-[a-z]+)*", "words joined by '-'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def evaluate_model(
     dataset = load(name, part, **({} if data else recipe["data"].get("options", {})))
     with _bar(examples or len(dataset)) as advance:
         measured = evaluate(loaded, built, dataset, batch=batch, examples=examples, seed=seed, progress=advance)
-    report = results(measured, dataset, seed=seed, batch=batch, metrics=chosen)
+    report = results(measured, dataset, seed=seed, batch=batch, metrics=chosen, examples=examples)
     if output:
         write_json(output, report)
     if as_json:

@@ -89,6 +89,7 @@ def results(
     seed: int = 0,
     batch: int = 100,
     metrics: Sequence[Any] = (),
+    examples: int | None = None,
 ) -> dict[str, Any]:
     """What ``results.json`` holds: the values, and all that is needed to compute them again."""
     return {
@@ -98,6 +99,7 @@ def results(
         "seed": seed,
         "batch": batch,
         "metrics": list(metrics),
+        "examples": examples,
         "versions": {"zoo_core": core_version(), "torch": torch.__version__},
         "values": {name: {k: _jsonable(v) for k, v in m._asdict().items()} for name, m in measured.items()},
     }

@@ -142,7 +142,8 @@ class Run(abc.ABC):
         self._save_model()  # first, since a metric may refuse the model
         measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics])
         log.report("measured", {name: m.value for name, m in measured.items()})
-        self._save_model(results(measured, self.held_out, batch=settings.batch, metrics=settings.metrics))
+        told: dict[str, Any] = {"batch": settings.batch, "metrics": settings.metrics, "examples": settings.examples}
+        self._save_model(results(measured, self.held_out, **told))
 
     def _save_model(self, report: dict[str, Any] | None = None) -> None:
         if self.main:

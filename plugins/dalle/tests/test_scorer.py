@@ -314,7 +314,7 @@ def test_it_chooses_among_samples() -> None:
     (lambda m: m.score(torch.rand(2, *SIZE), ["a", "b"], batch=0), "batch: must be a positive integer, got 0"),
     (lambda m: m.embed_images(torch.rand(2, 3, 8, 8)), r"must be images \(B, 3, 16, 16\), got \(2, 3, 8, 8\)"),
     (lambda m: m.embed_texts([3]), "a caption must be a string, got int"),
-    (lambda m: m.before_training(DUMB), "a scorer learns from captions; 'dumb' has the columns image"),
+    (lambda m: m.before_training(DUMB), "learns from captions; 'dumb' has the columns image"),
     (lambda m: scorer(dim=6, heads=4), "dim: must be a multiple of the 4 heads, got 6"),
     (lambda m: Contrastive()(m, pairs(2)), "loss 'contrastive' needs a scorer and captions; got a Scorer"),
     (lambda m: Retrieval().update(m, pairs(2)), "metric 'retrieval' needs a scorer and captions; got a Scorer"),

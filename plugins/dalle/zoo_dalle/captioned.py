@@ -23,7 +23,7 @@ class Captioned(GenerativeModel):
         return values
 
     def accepts(self, shape: Sequence[int]) -> bool:
-        return self.dalle.accepts(shape)
+        return bool(self.dalle.accepts(shape))
 
     def draw(
         self,
@@ -36,7 +36,8 @@ class Captioned(GenerativeModel):
     ) -> Tensor:
         """One picture for each of n captions, which are those of the batch over and over."""
         tokens = self.dalle.tokens([self.captions[i % len(self.captions)] for i in range(n)])
-        return self.dalle.draw_for(tokens, self.dalle.choice(temperature, top_k, top_p), guidance)
+        x: Tensor = self.dalle.draw_for(tokens, self.dalle.choice(temperature, top_k, top_p), guidance)
+        return x
 
     def simulate(self, n: int) -> Tensor:
         """x ~ p(x|caption) itself, whatever the model's own guidance and temperature."""
@@ -44,4 +45,5 @@ class Captioned(GenerativeModel):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """As ``DALLE.log_prob`` under the captions, of which there are as many as images."""
-        return self.dalle.log_prob(x, text=self.captions)
+        log_p: Tensor = self.dalle.log_prob(x, text=self.captions)
+        return log_p

@@ -1,27 +1,21 @@
 """A transformer over captions and images."""
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from zoo_core import Batch, Bounds, ConfigError, DataError, GenerativeModel, NonNegativeFloat, PositiveInt, Quantizer
-from zoo_core.data import Dataset
+from zoo_core import Batch, ConfigError, DataError, GenerativeModel, NonNegativeFloat, PositiveInt, Quantizer
 from zoo_dalle.captioned import Captioned
+from zoo_dalle.captions import CaptionReader, TooLong, Vocabulary
 from zoo_dalle.masks import Masks
 from zoo_dalle.reranking import Scorer, best
 from zoo_dalle.stream import Stream
 from zoo_dalle.tokenizer import CaptionTokenizer, padded
 from zoo_dalle.writing import Choice, last, noise_of, write_codes, write_text
 
-Vocabulary = Annotated[int, Bounds("an integer of at least 256, one for each byte", low=256)]
-TooLong = Literal["truncate", "refuse"]
-
-TOKENIZER = "tokenizer.json"
-CHUNK = 1000  # captions read at a time
 START = 0
 
 
@@ -41,7 +35,7 @@ class TokenLogProbs(NamedTuple):
         return TokenLogProbs(*(nats / torch.log(nats.new_tensor(2.0)) for nats in self))
 
 
-class DALLE(GenerativeModel):
+class DALLE(CaptionReader):
     """p(y, k) = Π_t p(token_t | tokens before it) over captions y and codes k, and p(x|k) of a first stage.
 
     The stream is a start, the caption in byte pairs, its end up to ``text_length``, then the codes in raster order.
@@ -108,24 +102,6 @@ class DALLE(GenerativeModel):
 
     # --- captions ---------------------------------------------------------------------------------------------
 
-    def before_training(self, data: Dataset) -> None:
-        """Makes a tokenizer from the column ``caption``."""
-        if "caption" not in data.columns:
-            raise DataError(f"dalle learns from captions; {data.name!r} has the columns {', '.join(data.columns)}")
-        places = torch.split(torch.arange(len(data)), CHUNK)
-        captions = [caption for part in places for caption in data.batch(part)["caption"]]
-        self.tokenizer = CaptionTokenizer.train(captions, self.vocabulary)
-        self.tokens(captions)  # warns if some are too long
-
-    def files(self) -> Mapping[str, bytes]:
-        return {TOKENIZER: self.tokenizer.serialized().encode()}
-
-    def take_files(self, files: Mapping[str, bytes]) -> None:
-        tokenizer = CaptionTokenizer(files[TOKENIZER].decode(errors="replace"))
-        if len(tokenizer) > self.vocabulary:
-            raise ConfigError(f"vocabulary: is {self.vocabulary}, but {TOKENIZER} has {len(tokenizer)} tokens")
-        self.tokenizer = tokenizer
-
     def tokens(self, texts: Sequence[str], *, dropout: float = 0.0, too_long: TooLong = "truncate") -> Tensor:
         """Captions as tokens (B, text_length), ``vocabulary`` standing for the end and all after it.
 
@@ -136,13 +112,7 @@ class DALLE(GenerativeModel):
         Raises:
             DataError: a caption is no text, or too long and to be refused.
         """
-        rows = self.tokenizer.encode(texts, dropout)
-        over = [text for text, row in zip(texts, rows, strict=True) if len(row) > self.text_length]
-        if over and not dropout:
-            told = f"{len(over)} of {len(rows)} captions have more than {self.text_length} tokens, such as {over[0]!r}"
-            if too_long == "refuse":
-                raise DataError(told)
-            warnings.warn(f"{told}; what is over is left out", stacklevel=2)
+        rows = self.token_rows(texts, dropout=dropout, too_long=too_long)
         return padded(rows, self.text_length, self.vocabulary).to(self.device)
 
     def text_of(self, tokens: Tensor) -> list[str]:

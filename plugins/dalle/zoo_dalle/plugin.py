@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import LossSpec, MetricSpec, ModelSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, MetricSpec, ModelSpec, hookimpl
 
 
 @hookimpl
@@ -14,6 +14,8 @@ def zoo_models() -> Iterator[ModelSpec]:
         density="bound",
         sampling="sequential",
         latent="compressed",
+        task="text-to-image",
+        example="images = model.generate(text, n=8)  # (8, {shape}), values in [0, 1]",
     )
     yield ModelSpec(
         name="autoregressive",
@@ -30,6 +32,8 @@ def zoo_models() -> Iterator[ModelSpec]:
         density="none",
         sampling="none",
         latent="none",
+        task="zero-shot-image-classification",
+        example="scores = model.score(images, captions)  # (B,), of images (B, {shape}) and B captions",
     )
 
 
@@ -55,4 +59,26 @@ def zoo_metrics() -> Iterator[MetricSpec]:
         summary="How often the caption most similar to an image is its own, among those of a batch.",
         better="higher",
         unit="1",
+    )
+
+
+@hookimpl
+def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    yield CheckpointSpec(
+        name="dalle-emoji",
+        target="zoo_dalle:checkpoints",
+        hub="latent-zoo/dalle-emoji",
+        summary="Names to colour emoji, 32x32.",
+    )
+    yield CheckpointSpec(
+        name="scorer-shapes",
+        target="zoo_dalle:checkpoints",
+        hub="latent-zoo/scorer-shapes",
+        summary="How well 32x32 pictures of coloured shapes and sentences go together.",
+    )
+    yield CheckpointSpec(
+        name="scorer-emoji",
+        target="zoo_dalle:checkpoints",
+        hub="latent-zoo/scorer-emoji",
+        summary="How well 32x32 pictures and names of emoji go together.",
     )

@@ -1,8 +1,7 @@
 """How well a picture and a caption go together, learned from pairs of them."""
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo_core import Batch, ConfigError, DataError, Encoder, GenerativeModel, PositiveInt
-from zoo_core.data import Dataset
-from zoo_dalle.dalle import CHUNK, TOKENIZER, Vocabulary
+from zoo_dalle.captions import CaptionReader, Vocabulary
 from zoo_dalle.masks import Layout
 from zoo_dalle.stream import embedding as table
 from zoo_dalle.tokenizer import CaptionTokenizer, padded
@@ -44,7 +42,7 @@ class CaptionEncoder(nn.Module):
         return h[torch.arange(len(tokens), device=h.device), end]
 
 
-class Scorer(GenerativeModel):
+class Scorer(CaptionReader):
     """s cos(f(x), g(y)) of an image x and a caption y: the higher, the better they go together.
 
     f is an encoder's mean and g a transformer's feature at the end of a caption, each followed by a linear map into a
@@ -148,24 +146,6 @@ class Scorer(GenerativeModel):
 
     # --- captions ---------------------------------------------------------------------------------------------
 
-    def before_training(self, data: Dataset) -> None:
-        """Makes a tokenizer from the column ``caption``."""
-        if "caption" not in data.columns:
-            raise DataError(f"a scorer learns from captions; {data.name!r} has the columns {', '.join(data.columns)}")
-        places = torch.split(torch.arange(len(data)), CHUNK)
-        captions = [caption for part in places for caption in data.batch(part)["caption"]]
-        self.tokenizer = CaptionTokenizer.train(captions, self.vocabulary)
-        self.tokens(captions)  # warns if some are too long
-
-    def files(self) -> Mapping[str, bytes]:
-        return {TOKENIZER: self.tokenizer.serialized().encode()}
-
-    def take_files(self, files: Mapping[str, bytes]) -> None:
-        tokenizer = CaptionTokenizer(files[TOKENIZER].decode(errors="replace"))
-        if len(tokenizer) > self.vocabulary:
-            raise ConfigError(f"vocabulary: is {self.vocabulary}, but {TOKENIZER} has {len(tokenizer)} tokens")
-        self.tokenizer = tokenizer
-
     def tokens(self, captions: str | Sequence[str]) -> Tensor:
         """Captions as tokens (B, n), ``vocabulary`` standing for the end and all after it; n fits the longest.
 
@@ -173,12 +153,7 @@ class Scorer(GenerativeModel):
             DataError: a caption is no text.
         """
         texts = [captions] if isinstance(captions, str) else list(captions)
-        rows = self.tokenizer.encode(texts)
-        over = [text for text, row in zip(texts, rows, strict=True) if len(row) > self.text_length]
-        if over:
-            told = f"{len(over)} of {len(rows)} captions have more than {self.text_length} tokens, such as {over[0]!r}"
-            warnings.warn(f"{told}; what is over is left out", stacklevel=2)
-        kept = [row[: self.text_length] for row in rows]
+        kept = self.token_rows(texts)
         longest = max(map(len, kept), default=0)
         return padded(kept, longest + 1, self.vocabulary).to(self.log_scale.device)
 
