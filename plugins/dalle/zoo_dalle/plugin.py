@@ -65,6 +65,12 @@ def zoo_metrics() -> Iterator[MetricSpec]:
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
     yield CheckpointSpec(
+        name="dalle-shapes",
+        target="zoo_dalle:checkpoints",
+        hub="latent-zoo/dalle-shapes",
+        summary="Sentences to pictures of coloured shapes, 32x32.",
+    )
+    yield CheckpointSpec(
         name="dalle-emoji",
         target="zoo_dalle:checkpoints",
         hub="latent-zoo/dalle-emoji",
