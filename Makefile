@@ -25,6 +25,9 @@ demo: setup
 	@$(BIN)/zoo sample vae-mnist --number 64 --output demo/samples.png
 	@$(BIN)/zoo reconstruct vae-mnist --data digits --margin 4 --output demo/reconstructions.png
 	@$(BIN)/zoo interpolate vae-mnist --data digits --margin 4 --output demo/interpolation.png
+	@echo "and two sentences as dalle-shapes draws them, and three names as dalle-emoji does:"
+	@$(BIN)/zoo generate dalle-shapes "a small red circle left of a big blue square" "an orange star" --output demo/shapes.png
+	@$(BIN)/zoo generate dalle-emoji "red heart" "pizza" "rocket" --output demo/emoji.png
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
@@ -36,6 +39,7 @@ check: setup
 
 .venv/.bench: .venv/.ready
 	$(INSTALL) diffusers pythae transformers
+	$(INSTALL) --no-deps dalle-pytorch axial-positional-embedding einops rotary-embedding-torch
 	touch $@
 
 bench: .venv/.bench

@@ -171,7 +171,7 @@ def _fitted(prior: Mapping[str, Any]) -> Iterator[str]:
     options, training = recipe["data"]["options"], recipe["training"]
     weights = ", ".join(f"`{file}` with SHA-256 `{sha256}`" for file, sha256 in prior["weights"].items())
     yield f"Fitted afterwards to {prior['examples']:,} latents of this model, whose other weights stayed: {weights}.\n"
-    yield f"```console\n$ {_fit_command(recipe)}\n```\n"
+    yield f"```console\n$ {_fit_command(recipe, prior.get('chosen'))}\n```\n"
     yield "| | |\n|---|---|"
     yield f"| latents | {options['draws']} of each example; fingerprint `{prior['data_fingerprint']}` |"
     by_gradients = f"{prior['steps']:,} of {training['batch']} latents, learning rate {training['lr']}"
@@ -180,15 +180,17 @@ def _fitted(prior: Mapping[str, Any]) -> Iterator[str]:
     yield f"| time | {prior['seconds']:.0f} seconds on {prior['device']} |\n"
 
 
-def _fit_command(recipe: Mapping[str, Any]) -> str:
-    """The command that fits this prior again."""
+def _fit_command(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None) -> str:
+    """The command that fits this prior again, by the settings that were not the usual ones, where they are known."""
     options, training, model = recipe["data"]["options"], recipe["training"], recipe["model"]
-    length = "steps" if training["steps"] else "epochs"
+    if settings is None:
+        length = "steps" if training["steps"] else "epochs"
+        settings = {key: training[key] for key in (length, "batch", *(["lr"] if recipe["loss"] else []))}
     chosen = {f"prior.{key}": value for key, value in model.items() if key != "type"}
-    chosen |= {f"training.{key}": training[key] for key in (length, "batch", *(["lr"] if recipe["loss"] else []))}
+    chosen |= {f"training.{key}": value for key, value in settings.items()}
     draws = f" --draws {options['draws']}" if options["draws"] > 1 else ""
-    settings = " ".join(f"--set {shlex.quote(f'{key}={_as_yaml(value)}')}" for key, value in chosen.items())
-    return f"zoo fit-prior {options['model']} --prior {model['type']}{draws} {settings}"
+    told = " ".join(f"--set {shlex.quote(f'{key}={_as_yaml(value)}')}" for key, value in chosen.items())
+    return f"zoo fit-prior {options['model']} --prior {model['type']}{draws} {told}"
 
 
 def _as_yaml(value: Any) -> str:

@@ -1,7 +1,9 @@
 """A prior fitted after the fact, to the latents of a model that stays as it is."""
 
+import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from zoo_core.host import PluginHost, Registration, default_host
 from zoo_core.pretrained import CONFIG, from_pretrained, local_checkpoint, read_config, save_pretrained
 from zoo_core.specs import ModelSpec, PriorSpec, Spec
 from zoo_core.training.loop import train
-from zoo_core.training.recipe import Recipe, parse_recipe
+from zoo_core.training.recipe import Recipe, Training, parse_recipe
 
 LOSS = "nets/nll"  # -log p(z)
 METRIC = "metrics/log_prob"
@@ -109,6 +111,7 @@ def put_prior(recipe: Recipe, folder: Path, *, host: PluginHost | None = None) -
     fit = model.prior.provenance
     told = {key: fit[key] for key in ("recipe", "steps", "seconds", "examples", "data_fingerprint", "device")}
     told["weights"] = _weights(options["model"], options.get("revision"), model, host)
+    told["chosen"] = _chosen(recipe)
     model.provenance = {**model.provenance, "prior": told}
     return save_pretrained(model, folder / "model", host=host)
 
@@ -164,6 +167,13 @@ def _with_defaults(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dic
     lengths = {"steps", "epochs"}
     kept = {k: v for k, v in defaults.items() if not (k in lengths and lengths & given.keys())}
     return {**kept, **given}
+
+
+def _chosen(recipe: Recipe) -> dict[str, Any]:
+    """The fields of its section ``training`` that are not as in every fit of that kind."""
+    defaults = asdict(Training(**(BY_STATISTICS if recipe.loss is None else BY_GRADIENTS)))
+    settings = recipe.as_dict()["training"]
+    return {k: v for k, v in settings.items() if v is not None and v != json.loads(json.dumps(defaults[k]))}
 
 
 def _pinned(name: str, revision: str | None, model: GenerativeModel, host: PluginHost) -> dict[str, Any]:

@@ -85,8 +85,9 @@ def launch(*arguments: Path) -> None:
 
 
 def first(run: Path) -> dict[str, Tensor]:
+    """The model after one iteration."""
     (path,) = (run / "checkpoints" / "step-00000001").glob("objective*.safetensors")
-    return load_file(path)
+    return {name.removeprefix("model."): t for name, t in load_file(path).items() if name.startswith("model.")}
 
 
 @pytest.fixture(scope="module")

@@ -99,16 +99,16 @@ def zoo_metrics() -> Iterator[MetricSpec]:
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
     yield CheckpointSpec(
-        name="vqvae-cifar10",
-        target="zoo_vqvae:checkpoints",
-        hub="latent-zoo/vqvae-cifar10",
-        summary="VQ-VAE of CIFAR-10, 32x32 colour photographs as 8x8 codes of 512.",
-    )
-    yield CheckpointSpec(
         name="vqvae-mnist",
         target="zoo_vqvae:checkpoints",
         hub="latent-zoo/vqvae-mnist",
         summary="VQ-VAE of binarised MNIST, 28x28 grey digits as 7x7 codes of 128.",
+    )
+    yield CheckpointSpec(
+        name="vqvae-cifar10",
+        target="zoo_vqvae:checkpoints",
+        hub="latent-zoo/vqvae-cifar10",
+        summary="VQ-VAE of CIFAR-10, 32x32 colour photographs as 8x8 codes of 512.",
     )
     yield CheckpointSpec(
         name="dvae-shapes",
