@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from zoo_dalle.dalle import DALLE
 from zoo_dalle.masks import Layout, layer_masks, stream_mask
-from zoo_dalle.writing import Choice, last, noise_of, write_codes
+from zoo_dalle.writing import Choice, last, noise_of, write_codes, write_text
 
 from zoo_core import CheckpointError, ConfigError, DataError, build, from_pretrained, save_pretrained
 from zoo_core.data import InMemory
@@ -124,6 +124,10 @@ class TestOutputs:
         ends = model.stream.text.end
         assert ends.shape == (6, 24)
         assert len(torch.unique(ends.detach(), dim=0)) == 6
+
+    def test_an_end_is_read_at_its_own_place(self, model: DALLE) -> None:
+        read = model.stream.text(model.no_text(1)) - model.stream.text.place
+        assert torch.allclose(read[0], model.stream.text.end, atol=1e-6)
 
     def test_an_image_is_its_codes_and_what_the_first_stage_thinks_of_it(self, model: DALLE) -> None:
         x = torch.rand(3, 3, 16, 16)
@@ -269,6 +273,12 @@ class TestWriting:
         assert texts == model.generate_text(5, seed=1)
         assert len(set(texts)) > 1
         assert all(text.startswith("re") for text in model.generate_text(5, start="Re"))
+
+    def test_no_token_is_written_that_the_tokenizer_does_not_have(self, dalle: Make) -> None:
+        model = dalle(vocabulary=300)  # of which only the bytes exist
+        starts, known = torch.zeros(200, dtype=torch.long), torch.zeros(200, 0, dtype=torch.long)
+        tokens = write_text(model.stream, starts, known, noise_of(0, 200, 6), Choice(), 256)
+        assert ((tokens < 256) | (tokens == 300)).all()
 
     def test_written_text_is_as_likely_as_it_is(self, dalle: Make) -> None:
         model = dalle(text_length=1)
