@@ -359,6 +359,11 @@ class TestCaptions:
         assert len(model.tokenizer) == 258
         assert (model.tokens(["abab"])[0] != 258).sum() == 1
 
+    def test_captions_of_the_data_that_are_too_long_are_told(self, dalle: Make) -> None:
+        images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+        with pytest.warns(UserWarning, match="1 of 2 captions have more than 6 tokens"):
+            dalle().before_training(InMemory("pairs", "train", {"image": images, "caption": ["red", "a red star"]}))
+
     def test_data_without_captions_are_refused(self, dalle: Make) -> None:
         with pytest.raises(DataError, match="learns from captions"):
             dalle().before_training(InMemory("pairs", "train", {"image": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)}))
