@@ -302,7 +302,7 @@ class TestWriting:
 
     @pytest.mark.parametrize("arguments", [
         {"n": 0}, {"batch": 0}, {"seed": -1}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": 0},
-        {"top_p": 0.0}, {"top_p": 1.5},
+        {"top_p": 0.0}, {"top_p": 1.5}, {"guidance": -1.0}, {"guidance": float("nan")},
     ], ids=str)  # fmt: skip
     def test_bad_arguments_are_named(self, model: DALLE, arguments: dict) -> None:
         with pytest.raises(ConfigError, match=next(iter(arguments))):
@@ -322,7 +322,8 @@ class TestChoice:
 
     def test_temperature_divides(self) -> None:
         assert torch.allclose(self.drawn(Choice(0.5)), (self.logits[0] / 0.5).softmax(-1), atol=2e-4)
-        assert self.drawn(Choice(0.0)).tolist() == [1, 0, 0, 0]
+        for cold in (0.0, 1e-40, 1e-9):
+            assert self.drawn(Choice(cold)).tolist() == [1, 0, 0, 0]
 
     def test_top_k_are_the_k_likeliest(self) -> None:
         expected = torch.cat([self.logits[0, :2].softmax(-1), torch.zeros(2)])

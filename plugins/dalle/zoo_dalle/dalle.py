@@ -257,6 +257,8 @@ class DALLE(CaptionReader):
         self, tokens: Tensor, noise: Tensor, choice: Choice, guidance: float | None, known: Tensor | None
     ) -> Iterator[Tensor]:
         guidance = self.guidance if guidance is None else guidance
+        if not 0 <= guidance < float("inf"):
+            raise ConfigError(f"guidance: must be a number of at least 0, got {guidance}")
         starts = tokens.new_full((len(tokens),), START)
         return write_codes(
             self.stream, starts, tokens, noise.to(self.device), choice=choice, guidance=guidance,

@@ -51,7 +51,8 @@ class Choice:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of each token, (B, K), up to a factor; 0 for those that are left out."""
-        p = (logits / self.temperature).softmax(-1)
+        # From the largest on, since a small temperature would make it infinite.
+        p = ((logits - logits.amax(-1, keepdim=True)) / self.temperature).softmax(-1)
         if self.top_k is not None and self.top_k < p.shape[-1]:
             p = p * (p >= p.topk(self.top_k).values[:, -1:])
         if self.top_p is not None and self.top_p < 1:
