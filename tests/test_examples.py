@@ -26,3 +26,9 @@ def test_a_little_of_a_model_has_most_of_its_likelihood_and_none_of_its_samples(
 def test_the_masks_are_drawn(tmp_path: Path) -> None:
     run("attention_masks.py", str(tmp_path / "masks.png"))
     assert (tmp_path / "masks.png").read_bytes() == (EXAMPLES.parent / "plugins/dalle/pictures/masks.png").read_bytes()
+
+
+def test_the_best_of_many_is_more_often_right_than_the_first() -> None:
+    told = run("best_of_many.py", "--sentences", "60", "--candidates", "6")
+    first, best = (float(share) for share in re.findall(r"([\d.]+)% right", told))
+    assert 100 >= best > first > 60
