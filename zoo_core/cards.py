@@ -96,6 +96,10 @@ def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, fol
     yield f"Weights: {size:,} bytes in {', '.join(f'`{file}`' for file in config['weights'])}."
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
 def _spec(config: Mapping[str, Any]) -> ModelSpec:
     """What the plugin says of such models."""
     spec = default_host().find("model", config["model"]["type"]).spec
@@ -160,7 +164,7 @@ def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: M
         yield f"| optimiser | {training['optimizer']}, learning rate {training['lr']}, {training['schedule']} |"
     yield f"| seed | {training['seed']} |"
     if "seconds" in provenance:
-        yield f"| time | {provenance['seconds'] / 60:.0f} minutes on {provenance['device']} |"
+        yield f"| time | {_time(provenance['seconds'])} on {provenance['device']} |"
     plugins = ", ".join(f"zoo-{plugin} {version}" for plugin, version in config["plugins"].items())
     yield f"| versions | zoo-core {config['zoo_core']}, {plugins} |\n"
 
@@ -177,7 +181,7 @@ def _fitted(prior: Mapping[str, Any]) -> Iterator[str]:
     by_gradients = f"{prior['steps']:,} of {training['batch']} latents, learning rate {training['lr']}"
     yield f"| steps | {by_gradients if recipe['loss'] else str(prior['steps']) + ' iterations over all latents'} |"
     yield f"| seed | {training['seed']} |"
-    yield f"| time | {prior['seconds']:.0f} seconds on {prior['device']} |\n"
+    yield f"| time | {_time(prior['seconds'])} on {prior['device']} |\n"
 
 
 def _fit_command(recipe: Mapping[str, Any], settings: Mapping[str, Any] | None) -> str:
