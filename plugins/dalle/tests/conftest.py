@@ -18,6 +18,12 @@ FIRST_STAGE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
+def first_stage() -> dict[str, Any]:
+    """The config of a model with 4 x 4 codes for pictures 16 x 16."""
+    return FIRST_STAGE
+
+
+@pytest.fixture(scope="session")
 def dalle() -> Callable[..., DALLE]:
     """Makes models of pictures 3 x 16 x 16, with 4 x 4 codes of 7, and of captions of up to 6 bytes."""
 

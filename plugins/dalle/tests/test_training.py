@@ -18,28 +18,22 @@ from typer.testing import CliRunner
 from zoo_core import build, from_pretrained, save_pretrained
 from zoo_core.cli.main import app, main
 
-FIRST_STAGE = {
-    "type": "vqvae/vqvae",
-    "encoder": {"type": "nets/conv_encoder", "latents": 4, "channels": [8, 8], "layout": "grid"},
-    "quantizer": {"type": "vqvae/nearest", "codes": 7},
-    "decoder": {"type": "nets/conv_decoder", "channels": [8, 8]},
-}
 STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(first_stage: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of pictures 16 x 16 of a first stage that is what it was when it was made."""
     folder = tmp_path_factory.mktemp("recipe")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        first_stage = save_pretrained(build(FIRST_STAGE, "model", data_shape=(3, 16, 16)), folder / "first-stage")
+        saved = save_pretrained(build(first_stage, "model", data_shape=(3, 16, 16)), folder / "first-stage")
     source = {"name": "core/shapes", "options": {"image_size": 16, "length": 128}}
     sizes = {"vocabulary": 400, "text_length": 32, "dim": 24, "depth": 2, "heads": 3}
     content = {
-        "model": {"type": "dalle/dalle", "first_stage": {"pretrained": str(first_stage)}, **sizes},
+        "model": {"type": "dalle/dalle", "first_stage": {"pretrained": str(saved)}, **sizes},
         "loss": {"type": "dalle/text_image", "drop_caption": 0.0, "bpe_dropout": 0.0},
-        "data": {"name": "core/latents", "options": {"model": str(first_stage), "data": source}},
+        "data": {"name": "core/latents", "options": {"model": str(saved), "data": source}},
         "training": {"steps": STEPS, "batch": 32, "lr": 1e-2, "log_every": 1, "save_every": 3, "warmup": 3},
         "evaluation": {"metrics": ["metrics/log_prob"]},
     }
