@@ -15,8 +15,9 @@ from zoo_vae.factor import FactorVAE
 from tests.test_training import _kill_at, _launch, log, losses, weights
 from zoo_core import Batch, ConfigError, LossOutput, LossSpec, PluginHost, hookimpl
 from zoo_core.training import read_recipe, train
-from zoo_core.training.checkpoints import newest_state
-from zoo_core.training.recipe import Recipe, parse_recipe
+from zoo_core.training.checkpoints import State, newest, read_state
+from zoo_core.training.reading import parse_recipe
+from zoo_core.training.recipe import Recipe
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -81,13 +82,17 @@ def trained(folder: Path, **changes: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def players(folder: Path) -> dict[str, dict[str, Tensor]]:
-    state = newest_state(folder / "checkpoints")
-    assert state is not None
     told: dict[str, dict[str, Tensor]] = {"model": {}, "adversary": {}}
-    for name, value in state.objective.items():
+    for name, value in state(folder).tensors["objective"].items():
         told["adversary" if name.startswith("loss.adversary.") else "model"][name] = value
     assert len(told["model"]) > len(told["adversary"]) == 6
     return told
+
+
+def state(folder: Path) -> State:
+    found = newest(folder / "checkpoints")
+    assert found is not None
+    return read_state(found)
 
 
 def changed(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
@@ -143,17 +148,16 @@ class TestSteps:
         assert changed(players(undisturbed)["model"], still["model"]) == learned(still["model"])
 
     def test_each_optimiser_has_what_its_player_moves(self, undisturbed: Path) -> None:
-        state = newest_state(undisturbed / "checkpoints")
-        assert state is not None
+        optimizers = state(undisturbed).optimizers
         now = players(undisturbed)
-        for player, optimizer in state.optimizers.items():
+        for player, optimizer in optimizers.items():
             moved = [now[player][name] for name in learned(now[player])]
             (group,) = optimizer["param_groups"]
             assert len(group["params"]) == len(optimizer["state"]) == len(moved)
             moments = [entry["exp_avg"].shape for entry in optimizer["state"].values()]
             assert sorted(moments) == sorted(weight.shape for weight in moved)
             assert all(int(entry["step"]) == 30 for entry in optimizer["state"].values())
-        model, adversary = (state.optimizers[player]["param_groups"][0] for player in ("model", "adversary"))
+        model, adversary = (optimizers[player]["param_groups"][0] for player in ("model", "adversary"))
         assert (model["lr"], model["betas"]) == (1e-3, [0.9, 0.999])
         assert (adversary["lr"], adversary["betas"]) == (3e-3, [0.5, 0.9])
 

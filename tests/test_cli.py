@@ -436,7 +436,7 @@ class TestEvaluation:
     def test_what_training_measured_comes_out_again_by_default(self, tmp_path):
         """Also where the recipe measures in batches of its own size, on which the draws depend."""
         from zoo_core.training import train
-        from zoo_core.training.recipe import parse_recipe
+        from zoo_core.training.reading import parse_recipe
 
         recipe = {
             "name": "tiny",

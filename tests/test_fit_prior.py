@@ -33,9 +33,8 @@ from zoo_core import (
 from zoo_core.cards import card
 from zoo_core.cli.main import app
 from zoo_core.data import Preprocessing, load
-from zoo_core.randomness import seed_everything
-from zoo_core.training.order import step_indices
-from zoo_core.training.recipe import parse_recipe
+from zoo_core.randomness import derived_seed, seed_everything
+from zoo_core.training.reading import parse_recipe
 
 LATENTS = 4
 GMM = {"type": "classical/gmm", "components": 5}
@@ -234,7 +233,7 @@ class TestFit:
             z = from_pretrained(ae).encode(images())
         direct = build(GMM, data_shape=(LATENTS,))
         seed_everything(3)
-        direct.begin(z[step_indices(len(z), len(z), 0, 3)])
+        direct.begin(z[load("digits", "train").order(derived_seed(3, 0))])
         start = direct.mu.clone()
         for _ in range(7):
             direct.update(direct.statistics(z))

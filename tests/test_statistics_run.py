@@ -19,7 +19,7 @@ from zoo_core import (
 )
 from zoo_core.data import load
 from zoo_core.training import train
-from zoo_core.training.recipe import parse_recipe
+from zoo_core.training.reading import parse_recipe
 
 
 class Blend(StatisticalModel):

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo_core import ConfigError, TrainingError, UnknownComponent, build, evaluate, from_pretrained
-from zoo_core.data import load
+from zoo_core.data import InMemory, load
 from zoo_core.training import read_recipe, train
-from zoo_core.training.checkpoints import newest_state
-from zoo_core.training.order import step_indices
-from zoo_core.training.recipe import parse_recipe
+from zoo_core.training.checkpoints import newest, read_state
+from zoo_core.training.order import Order
+from zoo_core.training.reading import parse_recipe
+from zoo_core.training.recipe import Training
 from zoo_core.training.schedules import SCHEDULES, learning_rate
 
 RECIPE = {
@@ -67,20 +68,50 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
+def order(examples, batch, *, world=1, **training):
+    data = InMemory("plain", "train", {"image": torch.zeros(examples, 1, 1, 1, dtype=torch.uint8)})
+    return Order(data, Training(steps=1, batch=batch, **training), world)
+
+
 class TestOrder:
-    @given(st.integers(1, 200), st.data(), st.integers(0, 10))
-    def test_an_epoch_sees_no_example_twice(self, examples, data, seed):
+    @given(st.integers(1, 200), st.data(), st.integers(0, 10), st.booleans())
+    def test_an_epoch_sees_no_example_twice_and_leaves_out_less_than_a_batch(self, examples, data, seed, drop_last):
         batch = data.draw(st.integers(1, examples))
-        steps = examples // batch
-        epoch = data.draw(st.integers(0, 3))
-        seen = torch.cat([step_indices(examples, batch, epoch * steps + s, seed) for s in range(steps)])
-        assert len(seen) == len(set(seen.tolist())) == steps * batch
+        plan = order(examples, batch, seed=seed, drop_last=drop_last)
+        epoch = data.draw(st.integers(0, 3)) * plan.steps_per_epoch
+        seen = torch.cat([plan.step(epoch + s) for s in range(plan.steps_per_epoch)])
+        assert len(seen) == len(set(seen.tolist())) == (examples - examples % batch if drop_last else examples)
         assert int(seen.min()) >= 0
         assert int(seen.max()) < examples
 
     def test_epochs_and_seeds_differ(self):
-        orders = {tuple(step_indices(50, 50, step, seed).tolist()) for step in range(5) for seed in range(5)}
+        orders = {tuple(order(50, 50, seed=seed).step(step).tolist()) for step in range(5) for seed in range(5)}
         assert len(orders) == 25
+
+    def test_steps_may_be_asked_for_in_any_order(self):
+        plan = order(50, 20)
+        backwards = [plan.step(step).tolist() for step in reversed(range(6))]
+        assert backwards == [plan.step(step).tolist() for step in range(6)][::-1]
+
+    @pytest.mark.parametrize("world", [1, 2, 4])
+    def test_micro_batches_are_the_same_however_many_processes(self, world):
+        assert order(100, 32, world=world, micro_batch=8).parts == 4
+
+    def test_a_rest_too_small_for_the_micro_batches_is_left_out(self):
+        assert order(34, 32, micro_batch=8, drop_last=False).steps_per_epoch == 1
+        assert order(36, 32, micro_batch=8, drop_last=False).steps_per_epoch == 2
+
+    def test_epochs_are_counted_in_steps(self):
+        assert order(100, 32).steps(Training(epochs=2.5, batch=32)) == 8
+        assert order(100, 32, drop_last=False).steps(Training(epochs=2.5, batch=32)) == 10
+
+    def test_processes_that_cannot_share_are_refused(self):
+        with pytest.raises(TrainingError, match="33 cannot be shared by 2 processes; use a multiple of 2"):
+            order(100, 33, world=2)
+        with pytest.raises(
+            TrainingError, match="24 cannot be shared by 2 processes in micro-batches of 8; use a multiple of 16"
+        ):
+            order(100, 24, world=2, micro_batch=8)
 
 
 class TestSchedules:
@@ -161,11 +192,11 @@ class TestResume:
 
     def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(self, undisturbed, tmp_path, caplog):
         train(recipe(), tmp_path)
-        newest = tmp_path / "checkpoints" / "step-00000030" / "objective.safetensors"
-        newest.write_bytes(newest.read_bytes()[:-1])
-        state = newest_state(tmp_path / "checkpoints")
-        assert state is not None
-        assert state.step == 20
+        damaged = tmp_path / "checkpoints" / "step-00000030" / "objective.safetensors"
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+        found = newest(tmp_path / "checkpoints")
+        assert found is not None
+        assert read_state(found).step == 20
         assert "step-00000030 is damaged" in caplog.text
         train(recipe(), tmp_path)
         assert losses(tmp_path) == losses(undisturbed)
@@ -226,8 +257,7 @@ class TestRefusals:
     def test_a_loss_that_is_not_finite_stops_before_the_weights_change(self, tmp_path):
         with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step \d+ \(distortion"):
             train(recipe(training__lr=1e30, training__save_every=1), tmp_path)
-        state = newest_state(tmp_path / "checkpoints")
-        assert state is not None
+        assert newest(tmp_path / "checkpoints") is not None
 
     @pytest.mark.parametrize(
         ("override", "sentence"),

@@ -109,7 +109,7 @@ def found(zoo: Path) -> Any:
         states = {plugin.name: [plugin.state, plugin.distribution, plugin.error] for plugin in host.plugins.values()}
         torch = "torch" in sys.modules
         from zoo_core import read_recipe
-        from zoo_core.training.recipe import installed_recipes
+        from zoo_core.training.reading import installed_recipes
         recipes = [name for name in installed_recipes(host) if read_recipe(name)]
         print(json.dumps({"states": states, "torch": torch, "recipes": recipes}))
     """

@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.errors import ConfigError as ConfigError
     from zoo_core.errors import DataError as DataError
     from zoo_core.errors import PluginError as PluginError
+    from zoo_core.errors import Stopped as Stopped
     from zoo_core.errors import TrainingError as TrainingError
     from zoo_core.errors import UnknownComponent as UnknownComponent
     from zoo_core.errors import ZooError as ZooError
@@ -90,7 +91,8 @@ _PUBLIC = {
     ),
     "zoo_core.evaluation": ("evaluate",),
     "zoo_core.errors": (
-        "CheckpointError", "ConfigError", "DataError", "PluginError", "TrainingError", "UnknownComponent", "ZooError",
+        "CheckpointError", "ConfigError", "DataError", "PluginError", "Stopped", "TrainingError", "UnknownComponent",
+        "ZooError",
     ),
     "zoo_core.hookspecs": ("ZooHooks", "hookimpl"),
     "zoo_core.host": ("PluginHost", "default_host"),

@@ -76,6 +76,13 @@ class Component(nn.Module, metaclass=ComponentMeta):
         """
         return shapes
 
+    def after_step(self) -> None:
+        """What is learned from a whole step's batch, such as a codebook's running means.
+
+        The training loop calls it once after each step that changes weights, in every process alike and with equal
+        seeds: what ``forward`` has gathered from this process's micro-batches is added up over the processes here.
+        """
+
 
 class Posterior(Component):
     """From an encoder's features to q(z|x): the last layer's distribution, whatever the body."""
@@ -148,7 +155,10 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(Component):
-    """Real latents to codes from 0 to ``codebook_size`` - 1, and back. Only ``forward``, in training, may learn.
+    """Real latents to codes from 0 to ``codebook_size`` - 1, and back.
+
+    Only training changes anything: ``forward`` may start a codebook from the first latents that it sees, and
+    ``after_step`` learns from what ``forward`` has gathered.
 
     Each position of latents (D, h, w) has a vector, which is given one code; latents (D,) are one position.
     What is a density of such codes has the same ``codebook_size``.

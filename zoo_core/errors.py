@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
+
 
 class ZooError(Exception):
     """The root: catch it to catch everything the zoo says on purpose."""
@@ -33,22 +35,28 @@ class TrainingError(ZooError):
     """A run cannot start or cannot go on; what was saved before stays."""
 
 
+class Stopped(ZooError):
+    """A run was told to stop, has written a checkpoint, and can go on from there."""
+
+
 @contextmanager
 def exit_with_sentence() -> Iterator[None]:
     """For commands: an error raised on purpose ends the process with its sentence instead of a traceback.
 
-    Exit codes: 1 for a run or a file that failed, 2 for bad input.
+    Exit codes: 1 for a run or a file that failed, 2 for bad input, 75 for a run that was stopped and can go on.
     """
     try:
         yield
     except BrokenPipeError:  # the reader of a pipe, such as head, had enough
         sys.stderr.close()
+    except Stopped as stopped:
+        sys.exit(_tell(stopped, STOPPED, ""))
     except (TrainingError, OSError) as error:
         sys.exit(_tell(error, 1))
     except ZooError as error:
         sys.exit(_tell(error, 2))
 
 
-def _tell(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def _tell(error: Exception, code: int, prefix: str = "error: ") -> int:
+    print(f"{prefix}{error}", file=sys.stderr)
     return code

@@ -81,7 +81,7 @@ def _held_out(recipe: dict[str, Any]) -> str:
 
 
 def _metrics(text: str) -> list[Any]:
-    from zoo_core.training.recipe import parse_yaml
+    from zoo_core.training.reading import parse_yaml
 
     return list(parse_yaml(f"[{text}]", "--metrics"))
 

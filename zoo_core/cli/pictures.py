@@ -111,7 +111,7 @@ def _draw_options(model: Any, given: list[str]) -> dict[str, Any]:
 
 def _draw_option(model: Any, text: str, known: dict[str, Any]) -> tuple[str, Any]:
     from zoo_core.arguments import checked
-    from zoo_core.training.recipe import parse_yaml
+    from zoo_core.training.reading import parse_yaml
 
     name, equals, value = text.partition("=")
     if not equals:

@@ -33,7 +33,7 @@ def train(
     Examples: zoo train vae-mnist · zoo train my.yaml --set training.epochs=2 -o runs/try ·
     accelerate launch -m zoo_core.training vae-mnist
     """
-    from zoo_core.training.recipe import installed_recipes, read_recipe
+    from zoo_core.training.reading import installed_recipes, read_recipe
 
     if show_list:
         print_table("", ("", ""), [(name, _summary(path)) for name, path in installed_recipes(default_host()).items()])
@@ -110,7 +110,7 @@ def _merged(old: Any, new: Any) -> Any:
 
 
 def _yaml(text: str, where: str) -> Any:
-    from zoo_core.training.recipe import parse_yaml
+    from zoo_core.training.reading import parse_yaml
 
     return parse_yaml(text, where)
 

@@ -48,6 +48,10 @@ class Dataset(abc.ABC):
             IndexError: an index lies outside the data set.
         """
 
+    def order(self, seed: int) -> Tensor:
+        """The examples in the order of one epoch: a permutation, int64 (N,), that depends on ``seed`` alone."""
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+
 
 class InMemory(Dataset):
     """Columns held whole, as tensors (which may be memory mapped) and strings.

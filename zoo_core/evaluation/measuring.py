@@ -26,6 +26,7 @@ def evaluate(
     examples: int | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    between: Callable[[], None] | None = None,
 ) -> dict[str, Measurement]:
     """Measures a model on a data set.
 
@@ -35,6 +36,7 @@ def evaluate(
     Args:
         examples: measure on the first so many, or on all if there are fewer; default all.
         progress: called with the number of examples after each batch.
+        between: called after each round of batches, equally often in all processes.
 
     Raises:
         ConfigError: a metric cannot be computed on this model, or two report under one name.
@@ -47,12 +49,15 @@ def evaluate(
         metric.reset()
     with undisturbed(), _evaluating(model):
         for number, indices in _share(min(examples or len(dataset), len(dataset)), batch):
-            seed_everything(seed, number)
-            inputs = model.preprocessing(to_device(dataset.batch(indices), device))
-            for metric in metrics:
-                metric.update(model.given(inputs), inputs)
+            if len(indices):
+                seed_everything(seed, number)
+                inputs = model.preprocessing(to_device(dataset.batch(indices), device))
+                for metric in metrics:
+                    metric.update(model.given(inputs), inputs)
             if progress:
                 progress(len(indices))
+            if between:
+                between()
     _merge(metrics)
     values = [item for metric in metrics for item in _with_units(metric)]
     _require_distinct([name for name, _ in values])
@@ -136,10 +141,12 @@ def to_device(batch: dict[str, Tensor | list[str]], device: torch.device) -> dic
 
 
 def _share(examples: int, batch: int) -> Iterator[tuple[int, Tensor]]:
-    """This process's batches and their numbers among all."""
+    """This process's batches and their numbers among all; an empty one where the others have one more."""
     rank, world = _position()
     batches = torch.split(torch.arange(examples), batch)
-    return ((number, batches[number]) for number in range(rank, len(batches), world))
+    for first in range(0, len(batches), world):
+        number = first + rank
+        yield number, batches[number] if number < len(batches) else torch.arange(0)
 
 
 def _merge(metrics: Sequence[Metric]) -> None:

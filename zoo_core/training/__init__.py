@@ -2,6 +2,7 @@
 
 from zoo_core.training.loop import train
 from zoo_core.training.post_hoc import fit_prior
-from zoo_core.training.recipe import Recipe, read_recipe
+from zoo_core.training.reading import read_recipe
+from zoo_core.training.recipe import Recipe
 
 __all__ = ["Recipe", "fit_prior", "read_recipe", "train"]

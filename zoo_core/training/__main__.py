@@ -1,5 +1,7 @@
 """``accelerate launch -m zoo_core.training RECIPE``: what ``zoo train`` does, in each process."""
 
+import os
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -12,12 +14,26 @@ def main() -> None:
     parser.add_argument("recipe", help="a YAML file, or the name of an installed recipe")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", "-o", type=Path, help="the run's folder; default runs/NAME")
+    parser.add_argument("--resume", default="auto", help="auto, or the run or checkpoint to begin from")
     given = parser.parse_args()
-    with exit_with_sentence():
-        recipe = read_recipe(given.recipe, given.overrides)
-        finished = train(recipe, given.output or Path("runs") / recipe.name)
-        if finished is not None:
-            print(finished)
+    try:
+        with exit_with_sentence():
+            recipe = read_recipe(given.recipe, given.overrides)
+            finished = train(recipe, given.output or Path("runs") / recipe.name, resume=given.resume)
+            if finished is not None:
+                print(finished)
+    except SystemExit as end:
+        _leave(int(end.code or 0))
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    """Ends the process at once where it is one of many: what gloo leaves behind aborts some interpreters' ends."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "WORLD_SIZE" in os.environ:
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

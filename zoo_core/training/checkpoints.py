@@ -1,6 +1,5 @@
 """Training state on disk: safetensors and JSON in folders that are whole or not there; never a pickle."""
 
-import hashlib
 import json
 import logging
 import re
@@ -10,97 +9,140 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo_core.errors import TrainingError
 from zoo_core.files import WRITING, whole_folder, write_json
+from zoo_core.weights import digest
 
 log = logging.getLogger("zoo_core")
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
 STEP = re.compile(r"step-(\d+)")
 
 
 class State(NamedTuple):
-    """What a run needs to go on at ``step``: the step fixes data, randomness and learning rate by itself."""
+    """What a run needs to go on at ``step``: the step fixes data, randomness and learning rate by itself.
+
+    Attributes:
+        tensors: named tensors by what they are: ``objective``, and ``average`` if there is one.
+        optimizers: state dictionaries, by player.
+        facts: whatever else, as JSON knows it.
+    """
 
     step: int
-    objective: dict[str, Tensor]
-    optimizers: dict[str, dict[str, Any]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    optimizers: Mapping[str, Mapping[str, Any]] = {}
+    facts: Mapping[str, Any] = {}
 
 
-def save_state(
-    folder: Path, step: int, objective: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], keep: int
-) -> Path:
-    """Writes ``folder/step-<step>``, then deletes all but the newest ``keep``.
+def save_state(folder: Path, state: State, *, keep: int, best: int | None = None) -> Path:
+    """Writes ``folder/step-<step>``, then deletes all but the newest ``keep`` and that of step ``best``.
 
     Raises:
         TrainingError: it cannot be written; older checkpoints stay.
     """
-    target = folder / f"step-{step:08d}"
+    target = checkpoint(folder, state.step)
     try:
         with whole_folder(target) as temporary:
-            _write(temporary, step, objective, optimizers)
-    except OSError as error:
-        cause = error.strerror or error
+            _write(temporary, state)
+    except (OSError, SafetensorError) as error:
+        cause = getattr(error, "strerror", None) or error
         raise TrainingError(f"cannot write the checkpoint {target}: {cause}; older ones stay") from error
-    for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in checkpoints(folder)[keep:]:
+        if best is None or old != checkpoint(folder, best):
+            shutil.rmtree(old, ignore_errors=True)
     for leftover in folder.glob(f"{WRITING}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return target
 
 
-def newest_state(folder: Path) -> State | None:
-    """The newest checkpoint that is whole; each damaged one before it is named in a warning."""
-    for path in _newest_first(folder):
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; each damaged one after it is named in a warning.
+
+    Raises:
+        TrainingError: there are some, but none of them is whole.
+    """
+    found = checkpoints(folder)
+    for path in found:
         try:
-            return _read(path)
-        except Exception as error:  # whatever is wrong with it, an older one may be right
-            log.warning("checkpoint %s is damaged (%s); using the one before", path, error)
+            verify(path)
+            return path
+        except TrainingError as error:
+            log.warning("%s; using the one before", error)
+    if found:
+        raise TrainingError(f"no checkpoint in {folder} is whole; to begin anew, choose another --output")
     return None
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def checkpoint(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"step-{step:08d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Those there are, the newest first."""
     found = [path for path in folder.glob("step-*") if STEP.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
-def _write(folder: Path, step: int, objective: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    # Copies, for safetensors refuses what shares memory with another tensor.
-    weights = {name: t.clone(memory_format=torch.contiguous_format) for name, t in objective.state_dict().items()}
-    save_file(weights, folder / "objective.safetensors")
-    states = {player: _flat(optimizer.state_dict()) for player, optimizer in optimizers.items()}
-    for player, (tensors, _) in states.items():
-        save_file(tensors, folder / f"optimizer-{player}.safetensors")
-    write_json(
-        folder / "state.json", {"step": step, "optimizers": {player: rest for player, (_, rest) in states.items()}}
-    )
-    write_json(folder / MANIFEST, {path.name: _digest(path) for path in sorted(folder.iterdir())})
+def verify(folder: Path) -> None:
+    """Refuses a checkpoint that is not as it was written.
+
+    Raises:
+        TrainingError: naming the file.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        wrong = [name for name, told in manifest.items() if _fingerprint(folder / name) != told]
+    except (OSError, ValueError, AttributeError) as error:
+        raise TrainingError(f"checkpoint {folder} is damaged: {error}") from error
+    if wrong or STATE not in manifest:
+        raise TrainingError(f"checkpoint {folder} is damaged: {(wrong or [MANIFEST])[0]} is not as it was written")
 
 
-def _read(folder: Path) -> State:
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name, digest in manifest.items():
-        if _digest(folder / name) != digest:
-            raise ValueError(f"{name} differs from the manifest")
-    state = json.loads((folder / "state.json").read_text())
+def read_state(folder: Path) -> State:
+    """What was saved there.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
+    verify(folder)
+    told = json.loads((folder / STATE).read_text(encoding="utf-8"))
     optimizers = {
         player: _unflat(load_file(folder / f"optimizer-{player}.safetensors"), rest)
-        for player, rest in state["optimizers"].items()
+        for player, rest in told["optimizers"].items()
     }
-    return State(state["step"], load_file(folder / "objective.safetensors"), optimizers)
+    tensors = {name: load_file(folder / f"{name}.safetensors") for name in told["tensors"]}
+    return State(told["step"], tensors, optimizers, told["facts"])
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _write(folder: Path, state: State) -> None:
+    for name, tensors in state.tensors.items():
+        # Copies, for safetensors refuses what shares memory with another tensor.
+        save_file({key: _copied(value) for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    rests = {}
+    for player, optimizer in state.optimizers.items():
+        tensors, rests[player] = _flat(optimizer)
+        save_file(tensors, folder / f"optimizer-{player}.safetensors")
+    told = {"step": state.step, "tensors": list(state.tensors), "optimizers": rests, "facts": dict(state.facts)}
+    write_json(folder / STATE, told)
+    write_json(folder / MANIFEST, {path.name: _fingerprint(path) for path in sorted(folder.iterdir())})
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def _flat(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as named tensors, and the rest as JSON."""
-    tensors = {f"{i}.{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
+    tensors = {f"{i}.{key}": _copied(value) for i, entry in state["state"].items() for key, value in entry.items()}
     return tensors, {"param_groups": state["param_groups"]}
 
 
@@ -108,5 +150,6 @@ def _unflat(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str,
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         i, _, key = name.partition(".")
-        state.setdefault(int(i), {})[key] = value
+        # A copy, for what load_file returns is the file itself.
+        state.setdefault(int(i), {})[key] = value.clone()
     return {"state": state, "param_groups": rest["param_groups"]}

@@ -1,46 +1,37 @@
-"""Fitting by gradients. Everything random is a function of (seed, step, process), so a resumed run is exact."""
+"""Fitting by gradients. Everything random is a function of (seed, step, micro-batch), so a resumed run is exact."""
 
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from accelerate import DistributedDataParallelKwargs, DistributedType
-from torch import Tensor, nn
+from torch import Tensor
 
-from zoo_core.components import AdversarialLoss, Batch, GenerativeModel, Loss, LossOutput
-from zoo_core.config import build, check
+from zoo_core.components import AdversarialLoss, Batch, Component, GenerativeModel, Loss, LossOutput
+from zoo_core.config import build
 from zoo_core.errors import TrainingError
-from zoo_core.training.checkpoints import newest_state, save_state
+from zoo_core.randomness import seed_everything
+from zoo_core.training.averages import Average
+from zoo_core.training.checkpoints import State
+from zoo_core.training.guard import diagnosis
 from zoo_core.training.held_out import LossTerms
-from zoo_core.training.order import step_indices
+from zoo_core.training.objective import ADVERSARY, MODEL, Objective, compile_networks, computes_in_bf16
+from zoo_core.training.order import Order
 from zoo_core.training.recipe import Training
 from zoo_core.training.run import Run
 from zoo_core.training.schedules import learning_rate
+from zoo_core.training.wrapping_interim import recompute, wrapping
 
-MODEL, ADVERSARY = "model", "adversary"  # the players, in the order of their steps
-BY_TORCH_ALONE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
-class Objective(nn.Module):
-    """A loss of a model as one module, so that what Accelerate wraps returns a tuple of tensors."""
+class Part(NamedTuple):
+    """A micro-batch: its number in the batch, its examples, and its weight in this process's mean."""
 
-    def __init__(self, model: GenerativeModel, loss: Loss, precision: str) -> None:
-        super().__init__()
-        self.model, self.loss, self.bf16 = model, loss, precision == "bf16"
-
-    def forward(self, batch: Batch, step: int | None, player: str) -> LossOutput:
-        self.loss.step = step
-        made_small: Any = self.loss if player == MODEL else self.loss.oppose
-        # Accelerate's own autocast is fixed for the whole process by the first run in it.
-        with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=self.bf16):
-            output: LossOutput = made_small(self.model.given(batch), batch)
-        return output
-
-    def parameters_of(self, player: str) -> list[nn.Parameter]:
-        """What a player's steps move: the adversary's own, or all others."""
-        opponent = list(self.loss.adversary.parameters()) if isinstance(self.loss, AdversarialLoss) else []
-        own = {id(parameter) for parameter in opponent}
-        return opponent if player == ADVERSARY else [p for p in self.parameters() if id(p) not in own]
+    number: int
+    batch: Batch
+    weight: float
 
 
 class GradientRun(Run):
@@ -52,82 +43,116 @@ class GradientRun(Run):
         TrainingError: the processes cannot share a batch evenly, or the data do not fill one.
     """
 
-    def handlers(self) -> list[Any]:
-        adversarial = issubclass(check(self.recipe.loss, "loss", host=self.host), AdversarialLoss)
-        # Each player's loss reaches only some of the parameters.
-        return [DistributedDataParallelKwargs(find_unused_parameters=True)] if adversarial else []
-
-    def prepare(self) -> None:
-        self.steps, self.examples_per_step = self.settings.steps_over(len(self.data)), self.settings.batch
-        _require_shares(self.settings.batch, len(self.data), self.accelerator.num_processes)
+    def prepare(self, state: State | None) -> None:
+        settings = self.settings
+        self.order = Order(self.data, settings, self.processes.world)
+        self.steps, self.examples_per_step = self.order.steps(settings), settings.batch
         self.loss: Loss = build(self.recipe.loss, "loss", host=self.host, **_shapes(self.model))
-        objective = Objective(self.model, self.loss, self.settings.precision)
-        optimizers = _optimizers(self.settings, objective)
-        # Before a checkpoint is taken up, for with it comes the rate of its step.
-        self.peaks = {player: o.param_groups[0]["lr"] for player, o in optimizers.items()}
-        self.start = self._take_up(objective, optimizers)
-        self.objective, *prepared = self.accelerator.prepare(objective, *optimizers.values())
-        self.optimizers = {player: self._unwrapped(o) for player, o in zip(optimizers, prepared, strict=True)}
-        self.moved = {player: objective.parameters_of(player) for player in optimizers}
+        self.objective = Objective(self.model, self.loss, bf16=self._bf16())
+        self._lay_out()
+        if state:
+            self.objective.load_state_dict(dict(state.tensors["objective"]))
+        self.wrapping = wrapping(self.processes.accelerator, settings.parallel)
+        self.wrapped = self.wrapping.wrap(self.objective, unused=len(self.objective.players()) > 1)
+        self.optimizers = _optimizers(settings, self.objective)
+        self.peaks = {player: o.param_groups[0]["lr"] for player, o in self.optimizers.items()}
+        self.moved = {player: self.objective.parameters_of(player) for player in self.optimizers}
+        self.average = Average(self.model, settings.ema) if settings.ema is not None else None
+        if state:
+            self._take_optimizers(state)
+        own = [module for module in self.objective.modules() if isinstance(module, Component)]
+        self.learners = [module for module in own if type(module).after_step is not Component.after_step]
         self.objective.train()
 
     def step(self, step: int) -> dict[str, Tensor]:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        indices = step_indices(len(self.data), self.settings.batch, step, self.settings.seed)[rank::world]
-        batch = self.batch(indices, self.settings.seed, step, rank)
         values: dict[str, Tensor] = {}
+        parts: Iterable[Part] = self._parts(step)
         for player in self.optimizers:
-            values |= self._move(player, batch, step)
+            parts, told = self._move(player, parts, step)
+            values |= told
+        if self.learners:
+            seed_everything(self.settings.seed, step)
+            for learner in self.learners:
+                learner.after_step()
+        if self.average:
+            self.average.update(step)
         return values
 
-    def _move(self, player: str, batch: Batch, step: int) -> dict[str, Tensor]:
-        """One player's step; what to report of it."""
-        rate = self._set_learning_rate(player, step)
-        output: LossOutput = self.objective(batch, step, player)
-        self._require_finite(output, step)
-        self._forget_gradients(player)
-        self.accelerator.backward(output.total)
-        clipped = self._clip(player)
-        self.optimizers[player].step()
-        told = {"loss": output.total, **output.terms, **clipped, "learning_rate": output.total.new_tensor(rate)}
-        return told if player == MODEL else {f"{player}_{name}": value for name, value in told.items()}
+    def state(self, step: int) -> State:
+        tensors = {"objective": self.wrapping.state_dict(self.objective)}
+        if self.average:
+            tensors["average"] = {name: self.wrapping.whole(value) for name, value in self.average.values.items()}
+        return State(step, tensors, {player: self._whole(o) for player, o in self.optimizers.items()})
 
-    def held_out_values(self) -> dict[str, float]:
+    def take(self, state: State) -> None:
+        with torch.no_grad():
+            for name, value in self.objective.state_dict().items():
+                value.copy_(self.wrapping.like(state.tensors["objective"][name], value))
+        self._take_average(state)
+
+    def held_out_values(self, step: int) -> dict[str, float]:
         """The loss and its terms, with schedules ended."""
-        return {name: value.value for name, value in self.measure([LossTerms(self.loss)]).items()}
+        return {name: value.value for name, value in self.measure([LossTerms(self.loss)], step).items()}
 
-    def save(self, step: int) -> None:
-        if self.main:
-            objective = self.accelerator.unwrap_model(self.objective)
-            save_state(self.checkpoints, step, objective, self.optimizers, self.settings.keep)
+    @contextmanager
+    def published(self) -> Iterator[None]:
+        with self.wrapping.gathered(self.objective):
+            if self.average is None:
+                yield
+            else:
+                with self.average.in_place():
+                    yield
 
-    def release(self) -> None:
-        self.objective, *_ = self.accelerator.free_memory(self.objective, *self.optimizers.values())
-        self.optimizers = {}
+    def _bf16(self) -> bool:
+        chosen = self.settings.precision
+        return chosen == "bf16" or (chosen == "auto" and computes_in_bf16(self.processes.device))
 
-    def _take_up(self, objective: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> int:
-        state = newest_state(self.checkpoints)
-        if state is None:
-            return 0
-        objective.load_state_dict(state.objective)
-        for player, optimizer in optimizers.items():
-            optimizer.load_state_dict(state.optimizers[player])
-        return state.step
+    def _lay_out(self) -> None:
+        """How the model is computed, which changes none of its values."""
+        if self.settings.channels_last:
+            self.objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.settings.recompute:
+            recompute(self.objective)
+        if self.settings.compile:
+            compile_networks(self.model)
 
-    def _unwrapped(self, optimizer: Any) -> torch.optim.Optimizer:
-        """Accelerate's wrapper searches the disk for a package at every step, mostly to do nothing else."""
-        idle = optimizer.scaler is None and self.accelerator.distributed_type in BY_TORCH_ALONE
-        unwrapped: torch.optim.Optimizer = optimizer.optimizer if idle else optimizer
-        return unwrapped
+    def _parts(self, step: int) -> Iterator[Part]:
+        """This process's micro-batches of a step, each made when it is asked for."""
+        seed, world, rank = self.settings.seed, self.processes.world, self.processes.rank
+        indices = self.order.step(step)
+        for number in range(rank, self.order.parts, world):
+            own = indices[number :: self.order.parts]
+            # Processes are meaned over, examples are not.
+            yield Part(number, self.batch(own, seed, step, number), len(own) / len(indices) * world)
+
+    def _move(self, player: str, parts: Iterable[Part], step: int) -> tuple[list[Part], dict[str, Tensor]]:
+        """One player's step; the micro-batches where another player follows, and what to report."""
+        rate = self._set_learning_rate(player, step)
+        kept, sums = list[Part](), dict[str, Tensor]()
+        self._forget_gradients(player)
+        count = -(-self.order.parts // self.processes.world)
+        for i, part in enumerate(parts):
+            if player != MODEL:
+                seed_everything(self.settings.seed, step, part.number, 1)
+            with self.wrapping.sync(self.wrapped, i == count - 1):
+                output: LossOutput = self.wrapped(part.batch, step, player)
+                (output.total * part.weight).backward()
+            for name, value in {"loss": output.total.detach(), **output.terms}.items():
+                weighted = value.detach() * part.weight
+                sums[name] = sums[name] + weighted if name in sums else weighted
+            if len(self.optimizers) > 1 or i == count - 1:
+                kept.append(part)
+        norm = self.wrapping.norm(self.moved[player])
+        self._require_finite(sums, norm, kept[-1], player, step)
+        if self.settings.clip is not None:
+            self.wrapping.clip(self.moved[player], norm, self.settings.clip)
+        self.optimizers[player].step()
+        told = {**sums, "gradient_norm": norm, "learning_rate": norm.new_tensor(rate)}
+        return kept, told if player == MODEL else {f"{player}_{name}": value for name, value in told.items()}
 
     def _forget_gradients(self, player: str) -> None:
         for parameter in self.moved[player]:
             parameter.grad = None
-
-    def _clip(self, player: str) -> dict[str, Any]:
-        if self.settings.clip is None:
-            return {}
-        return {"gradient_norm": self.accelerator.clip_grad_norm_(self.moved[player], self.settings.clip)}
 
     def _set_learning_rate(self, player: str, step: int) -> float:
         s = self.settings
@@ -136,14 +161,57 @@ class GradientRun(Run):
             group["lr"] = rate
         return rate
 
-    def _require_finite(self, output: LossOutput, step: int) -> None:
-        if not torch.isfinite(output.total):
-            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in output.terms.items())
-            total = float(output.total.detach())
+    def _require_finite(self, sums: dict[str, Tensor], norm: Tensor, part: Part, player: str, step: int) -> None:
+        """Refuses the step in all processes if in any the loss or the gradient is no number."""
+        wrong = not bool(torch.isfinite(sums["loss"]) & torch.isfinite(norm))
+        wrong, self.stopping = self.processes.any(wrong, self.interruption.heard)
+        if wrong:
+            told = next(filter(None, self.processes.all(self._complaint(sums, norm, part, player, step))))
+            self._forget_gradients(player)
+            self.save(step)
             raise TrainingError(
-                f"the loss is {total} at step {step} ({terms}); no weight was changed by this step,"
-                f" and the last checkpoint is in {self.checkpoints}"
+                f"{told}; no weight was changed by this step, and the checkpoint from before it is in"
+                f" {self.checkpoints}"
             )
+
+    def _complaint(self, sums: dict[str, Tensor], norm: Tensor, part: Part, player: str, step: int) -> str:
+        """What is no number in this process, and where it comes from; empty if all is well here."""
+
+        def again() -> None:
+            seed_everything(self.settings.seed, step, part.number)
+            self.objective(part.batch, step, player)
+
+        values = {"the loss": float(sums["loss"]), "the norm of the gradient": float(norm)}
+        wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            return ""
+        terms = ", ".join(f"{name} {float(value):.4g}" for name, value in sums.items() if name != "loss")
+        alone = self.settings.parallel == "ddp" or self.processes.world == 1
+        cause = diagnosis(self.objective, part.batch, again if alone else None)
+        return f"{wrong[0]} at step {step} ({terms}){': ' if cause else ''}{cause}"
+
+    def _take_optimizers(self, state: State) -> None:
+        for player, optimizer in self.optimizers.items():
+            wanted = dict(state.optimizers[player])
+            wanted["state"] = {
+                i: {key: self._sharded(value, self.moved[player][i]) for key, value in entry.items()}
+                for i, entry in wanted["state"].items()
+            }
+            optimizer.load_state_dict(wanted)
+        self._take_average(state)
+
+    def _take_average(self, state: State) -> None:
+        if self.average:
+            saved, own = state.tensors["average"], self.average.values
+            self.average.take({name: self.wrapping.like(saved[name], value) for name, value in own.items()})
+
+    def _sharded(self, value: Tensor, parameter: Tensor) -> Tensor:
+        return self.wrapping.like(value, parameter) if value.shape == parameter.shape else value
+
+    def _whole(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        state = optimizer.state_dict()
+        whole = {i: {k: self.wrapping.whole(v) for k, v in entry.items()} for i, entry in state["state"].items()}
+        return {**state, "state": whole}
 
 
 def _shapes(model: GenerativeModel) -> dict[str, tuple[int, ...]]:
@@ -163,11 +231,3 @@ def _optimizers(settings: Training, objective: Objective) -> dict[str, torch.opt
             parameters(ADVERSARY), lr=loss.adversary_lr, betas=loss.adversary_betas, fused=True
         )
     return optimizers
-
-
-def _require_shares(batch: int, examples: int, world: int) -> None:
-    """Refuses a batch that the processes cannot share evenly, or that the data cannot fill."""
-    if batch % world:
-        raise TrainingError(f"training.batch: {batch} cannot be shared by {world} processes; use a multiple of {world}")
-    if examples < batch:
-        raise TrainingError(f"training.batch: {batch} is more than the {examples} examples there are")

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,19 @@ class RunLog:
 
     Args:
         path: the file of JSON lines, ``log.jsonl``; lines after ``start`` are of a life that was lost.
+        track: what else is told: values, and their step.
     """
 
-    def __init__(self, path: Path, *, steps: int, start: int, main: bool) -> None:
-        self.path, self.main, self.step = path, main, start
+    def __init__(
+        self,
+        path: Path,
+        *,
+        steps: int,
+        start: int,
+        main: bool,
+        track: Callable[[Mapping[str, float], int], None] = lambda values, step: None,
+    ) -> None:
+        self.path, self.main, self.step, self.track = path, main, start, track
         self.console = Console(stderr=True, quiet=not main)
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -64,7 +73,9 @@ class RunLog:
         line = {"event": event, "step": self.step, "seconds": round(self.seconds(), 1), **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        told = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
+        numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+        self.track({f"{event}/{name}": value for name, value in numbers.items()}, self.step)
+        told = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         if self.bar.disable:
             self.console.print(f"{event} {self.step}  {told}", highlight=False, soft_wrap=True)
         elif event == "train":

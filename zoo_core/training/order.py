@@ -1,20 +1,56 @@
 """Which examples a step sees: a pure function of seed and step, so that resuming needs no state."""
 
-import functools
-
-import torch
 from torch import Tensor
 
+from zoo_core.data import Dataset
+from zoo_core.errors import TrainingError
 from zoo_core.randomness import derived_seed
+from zoo_core.training.recipe import Training
 
 
-def step_indices(examples: int, batch: int, step: int, seed: int) -> Tensor:
-    """The examples of a step, (batch,): each epoch is a permutation of its own, its tail is dropped."""
-    epoch, place = divmod(step, examples // batch)
-    return _permutation(examples, seed, epoch)[place * batch : (place + 1) * batch]
+class Order:
+    """Each epoch is a permutation of its own, cut into batches, and each of these into micro-batches.
 
+    Args:
+        world: the number of processes: they take the micro-batches in turn, and one each if no size is given.
 
-@functools.lru_cache(maxsize=1)
-def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
-    return torch.randperm(examples, generator=generator)
+    Attributes:
+        parts: how many micro-batches a batch has.
+
+    Raises:
+        TrainingError: the processes cannot share a batch evenly, or the data do not fill one.
+    """
+
+    def __init__(self, data: Dataset, settings: Training, world: int) -> None:
+        self.data, self.batch, self.seed = data, settings.batch, settings.seed
+        self.parts = settings.batch // settings.micro_batch if settings.micro_batch else world
+        self.drop_last = settings.drop_last
+        self.epoch, self.permutation = -1, Tensor()
+        self._require_shares(settings.micro_batch, world)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        full, rest = divmod(len(self.data), self.batch)
+        # Fewer examples than there are micro-batches would leave a process without any.
+        return full + (not self.drop_last and rest >= self.parts)
+
+    def steps(self, settings: Training) -> int:
+        """How many steps a recipe asks for."""
+        return settings.steps or max(1, round((settings.epochs or 0) * self.steps_per_epoch))
+
+    def step(self, step: int) -> Tensor:
+        """The examples of a step, (batch,) or fewer at the end of an epoch."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.permutation = epoch, self.data.order(derived_seed(self.seed, epoch))
+        return self.permutation[place * self.batch : (place + 1) * self.batch]
+
+    def _require_shares(self, micro_batch: int | None, world: int) -> None:
+        if self.parts % world or self.batch % self.parts:
+            share = micro_batch or 1
+            raise TrainingError(
+                f"training.batch: {self.batch} cannot be shared by {world} processes"
+                f"{f' in micro-batches of {micro_batch}' if micro_batch else ''}; use a multiple of {share * world}"
+            )
+        if not self.steps_per_epoch:
+            raise TrainingError(f"training.batch: {self.batch} is more than the {len(self.data)} examples there are")

@@ -19,13 +19,17 @@ from zoo_core.host import PluginHost, Registration, default_host
 from zoo_core.pretrained import CONFIG, from_pretrained, local_checkpoint, read_config, save_pretrained
 from zoo_core.specs import ModelSpec, PriorSpec, Spec
 from zoo_core.training.loop import train
-from zoo_core.training.recipe import Recipe, Training, parse_recipe
+from zoo_core.training.reading import parse_recipe
+from zoo_core.training.recipe import Recipe, Training
 
 LOSS = "nets/nll"  # -log p(z)
 METRIC = "metrics/log_prob"
 # What is not said in a fit; each kind of fit has its own.
 BY_STATISTICS = {"steps": 100, "batch": 1000, "tolerance": 1e-5, "log_every": 10, "save_every": 10}
-BY_GRADIENTS = {"epochs": 20, "batch": 128, "schedule": "cosine", "clip": 100.0, "log_every": 500}
+# Densities of flows are only as good as their inverses: float32.
+BY_GRADIENTS = {
+    "epochs": 20, "batch": 128, "schedule": "cosine", "clip": 100.0, "log_every": 500, "precision": "no",
+}  # fmt: skip
 
 
 def fit_prior(

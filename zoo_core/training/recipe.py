@@ -1,33 +1,14 @@
 """A recipe: everything a run depends on, as one file of dictionaries."""
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal
 
-import yaml
+from zoo_core.arguments import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from zoo_core.errors import ConfigError
 
-from zoo_core.arguments import (
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    checked,
-    join,
-    parameters,
-    shown,
-    unknown_arguments,
-)
-from zoo_core.components import StatisticalModel
-from zoo_core.config import check
-from zoo_core.errors import ConfigError, UnknownComponent
-from zoo_core.host import PluginHost, default_host
-from zoo_core.ready_parts import spelled_out
-
-Section = TypeVar("Section")
+TwoOrMore = Annotated[int, Bounds("an integer of at least 2", low=2)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,44 +36,77 @@ class Training:
     Attributes:
         steps: optimiser steps; or ``epochs`` instead, passes over the data.
         batch: examples per step, over all processes together.
+        micro_batch: examples that go through the model at a time, in each process: the rest of a step's share follows
+            one after another, and their gradients are added up. None for a process's whole share. Noise and terms
+            that look at other examples belong to a micro-batch, so that with a given one a run is the same function
+            of its seed on any number of processes.
+        drop_last: leave out the last examples of an epoch that fill no batch; otherwise they are a smaller batch.
         lr, schedule, warmup: peak learning rate, how it falls, and over how many steps it rises.
         clip: largest norm of the gradient; None leaves it.
-        precision: ``bf16`` runs the model under autocast; log-probabilities stay in float32.
-        log_every, evaluate_every, save_every: in steps; 0 means only at the end.
-        keep: how many checkpoints stay.
+        precision: ``bf16`` runs the model under autocast, with log-probabilities and weights in float32; ``no`` is
+            float32 throughout; ``auto`` is ``bf16`` where the hardware computes in it.
+        ema: decay of a running mean of the weights, which is then what is measured, shown and published.
+        compile: compile the networks inside of the model's parts with ``torch.compile``.
+        channels_last: lay out images and convolutions with the channels last in memory.
+        parallel: how processes share the model: each has a copy (``ddp``), or a share of its weights (``fsdp``).
+        recompute: compute the insides of repeated blocks again in the backward pass instead of keeping them.
+        freeze: parts of the model that stay as they are, by dotted names or shell patterns.
+        lora: train low-rank adapters instead of the weights: their rank, alpha, dropout and targets.
+        log_every, evaluate_every, save_every, sample_every: in steps; 0 means only at the end.
+        keep: how many of the newest checkpoints stay, beside the best one.
+        monitor: which of the terms measured on held-out data tells the best checkpoint: the smallest.
+        patience: how many evaluations without a better one end the run; None for no end before its steps.
+        publish: whether the model as it is at the ``last`` step, or at the ``best`` evaluated one, is the result.
+        trackers: to what reports go beside the log, by Accelerate's names; None for TensorBoard if it is installed.
         tolerance: a fit by statistics ends when its objective gains less than this share of itself.
     """
 
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     batch: PositiveInt = 128
+    micro_batch: PositiveInt | None = None
+    drop_last: bool = True
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: PositiveFloat = 1e-3
     betas: Sequence[float] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
-    schedule: Literal["constant", "cosine", "burda"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "burda"] = "constant"
     warmup: NonNegativeInt = 0
     clip: PositiveFloat | None = None
-    precision: Literal["no", "bf16"] = "no"
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    ema: Probability | None = None
+    compile: bool = False
+    channels_last: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    recompute: bool = False
+    freeze: Sequence[str] = ()
+    lora: Mapping[str, Any] | None = None
     seed: NonNegativeInt = 0
     log_every: PositiveInt = 100
     evaluate_every: NonNegativeInt = 0
     save_every: NonNegativeInt = 1000
-    keep: PositiveInt = 2
+    sample_every: NonNegativeInt = 0
+    keep: TwoOrMore = 2
+    monitor: str = "loss"
+    patience: PositiveInt | None = None
+    publish: Literal["last", "best"] = "last"
+    trackers: Sequence[str] | None = None
     tolerance: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError("steps: give either 'steps' or 'epochs'")
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ConfigError(f"micro_batch: {self.micro_batch} must divide 'batch', {self.batch}")
+        if (self.patience or self.publish == "best") and not self.evaluate_every:
+            raise ConfigError(
+                "evaluate_every: 'patience' and 'publish: best' need evaluations; say every how many steps"
+            )
 
     def iterations(self) -> int:
         """The number of passes over the data, for a fit by statistics."""
         return self.steps or max(1, round(self.epochs or 0))
-
-    def steps_over(self, examples: int) -> int:
-        """The number of steps on a data set of that size."""
-        return self.steps or max(1, round((self.epochs or 0) * (examples // self.batch)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,122 +143,3 @@ class Recipe:
         """As JSON knows it; ``parse_recipe`` takes it back."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
-
-
-def read_recipe(source: str | Path, overrides: Sequence[str] = (), *, host: PluginHost | None = None) -> Recipe:
-    """A recipe from a YAML file or, by name, from an installed plugin.
-
-    Args:
-        overrides: ``training.lr=3e-4``, ``model.encoder.channels=[64,128]``: YAML values at dotted paths.
-
-    Raises:
-        ConfigError: it is not YAML, or a field is unknown, missing or wrong; starts with its path.
-        UnknownComponent: there is no such file or recipe, or a component in it does not exist.
-    """
-    host = host or default_host()
-    path = find_recipe(source, host)
-    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a recipe is a mapping, this is {shown(content)}")
-    content.setdefault("name", path.stem)
-    for override in overrides:
-        _apply(content, override)
-    return parse_recipe(content, host=host)
-
-
-def parse_recipe(content: Mapping[str, Any], *, host: PluginHost | None = None) -> Recipe:
-    """A recipe from its dictionary, with every config in it checked. Raises like ``read_recipe``."""
-    sections = {"data": Data, "training": Training, "evaluation": Evaluation}
-    content = dict(content)
-    for key, section in sections.items():
-        if key in content:
-            content[key] = _parsed(section, content[key], key)
-    recipe = _parsed(Recipe, content, "")
-    _check_fit(recipe, host)
-    for i, metric in enumerate(recipe.evaluation.metrics):
-        check(metric, "metric", path=f"evaluation.metrics[{i}]", host=host)
-    return recipe
-
-
-def _check_fit(recipe: Recipe, host: PluginHost | None) -> None:
-    """Refuses a model that is fitted by gradients without a loss, and one that is not with one."""
-    model = check(spelled_out(recipe.model, host=host), "model", path="model", host=host)
-    by_statistics = issubclass(model, StatisticalModel)
-    if by_statistics == (recipe.loss is not None):
-        how = "is fitted without a loss; leave it out" if by_statistics else "needs one; it is required"
-        raise ConfigError(f"loss: {model.__name__} {how}")
-    if recipe.loss is not None:
-        check(recipe.loss, "loss", path="loss", host=host)
-
-
-def find_recipe(source: str | Path, host: PluginHost) -> Path:
-    """The file of that name, or the recipe of that name in an installed plugin."""
-    path = Path(source)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if path.is_file():
-            return path
-        raise UnknownComponent(f"no recipe file {str(source)!r}")
-    recipes = installed_recipes(host)
-    full = [r for r in recipes if str(source) in (r, r.partition("/")[2])]
-    if len(full) == 1:
-        return recipes[full[0]]
-    problem = f"more than one: {', '.join(full)}" if full else f"there are: {', '.join(recipes) or 'none'}"
-    raise UnknownComponent(f"no recipe {str(source)!r}; {problem}")
-
-
-def installed_recipes(host: PluginHost) -> dict[str, Path]:
-    """``plugin/name`` → file, for the folder ``recipes`` in each active plugin's package."""
-    found = {}
-    for plugin in host.plugins.values():
-        folder = Path(str(files(plugin.package))) / "recipes" if plugin.package else Path()
-        if plugin.state == "active" and plugin.package and folder.is_dir():
-            found.update({f"{plugin.name}/{path.stem}": path for path in sorted(folder.glob("*.yaml"))})
-    return found
-
-
-def _parsed(section: type[Section], content: Any, path: str) -> Section:
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path or 'recipe'}: must be a mapping, got {shown(content)}")
-    known = parameters(cast(Callable[..., Any], section))
-    unknown_arguments([str(key) for key in content], list(known), path)
-    missing = [name for name, p in known.items() if p.required and name not in content]
-    if missing:
-        raise ConfigError(f"{join(path, missing[0])}: is required")
-    values = {k: checked(v, known[k].annotation, join(path, k)) for k, v in content.items()}
-    try:
-        return section(**values)
-    except ConfigError as error:
-        raise ConfigError(join(path, str(error))) from None
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: use key=value, such as training.lr=0.001")
-    *parents, last = key.split(".")
-    place = content
-    for parent in parents:
-        inner = place.setdefault(parent, {})
-        if isinstance(inner, str):  # a component written as its name alone
-            inner = place[parent] = {"type": inner}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {parent!r} is no mapping")
-        place = inner
-    place[last] = parse_yaml(text, f"--set {override}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a string; everybody means the number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """What the text says; ``where`` begins the message of the ConfigError if it is no YAML."""
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None

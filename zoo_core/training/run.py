@@ -1,30 +1,40 @@
 """What every run has, however its model is fitted: processes, data, a model, a log, a folder, an end."""
 
 import abc
-import gc
-import os
+import platform
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from zoo_core.components import GenerativeModel, Measurement
 from zoo_core.config import build
 from zoo_core.data import Dataset, Preprocessing, load
-from zoo_core.errors import TrainingError
+from zoo_core.errors import Stopped, TrainingError
 from zoo_core.evaluation import evaluate, results
 from zoo_core.evaluation.measuring import to_device
 from zoo_core.files import write_json
-from zoo_core.host import PluginHost
+from zoo_core.host import PluginHost, core_version
 from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
 from zoo_core.ready_parts import build_ready
+from zoo_core.training import pictures
+from zoo_core.training.checkpoints import State, checkpoint, read_state, save_state
+from zoo_core.training.interruption import Interruption
 from zoo_core.training.log import RunLog
+from zoo_core.training.processes import Processes
+from zoo_core.training.progress import Progress
 from zoo_core.training.recipe import Recipe
 
-RECIPE = "recipe.json"
+RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
+CHECKPOINTS = "checkpoints"
 
 
 class Run(abc.ABC):
@@ -32,63 +42,78 @@ class Run(abc.ABC):
 
     Args:
         folder: where recipe, log, checkpoints and finally the model go.
+        resume: the checkpoint to go on from.
 
     Attributes:
         steps: how many there are; ``start``: how many were done in an earlier life.
         examples_per_step: over all processes.
+        stopping: whether any process was told to stop.
 
     Raises:
         TrainingError: it cannot be run as it was launched, or its checkpoint does not fit.
     """
 
     steps: int
-    start: int
     examples_per_step: int
 
-    def __init__(self, recipe: Recipe, folder: Path, *, host: PluginHost | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        processes: Processes,
+        interruption: Interruption,
+        *,
+        resume: Path | None = None,
+        host: PluginHost | None = None,
+    ) -> None:
         self.recipe, self.settings, self.folder, self.host = recipe, recipe.training, folder, host
-        self.accelerator = Accelerator(kwargs_handlers=self.handlers())
-        _require_one_group(self.accelerator)
+        self.processes, self.interruption, self.stopping = processes, interruption, False
         self.data, self.held_out = self._load(recipe.data.split), self._load(recipe.data.held_out)
         self.preprocessing = Preprocessing.from_dict(recipe.data.preprocessing)
         seed_everything(self.settings.seed)
         shape = self.preprocessing.data_shape(self.data.data_shape)
         self.model: GenerativeModel = build_ready(recipe.model, "model", host=host, data_shape=shape)
         self.model.before_training(self.data)
-        self.prepare()
+        state = read_state(resume) if resume else None
+        self.start = self.saved = state.step if state else 0
+        own = state is not None and resume is not None and resume.parent == self.checkpoints
+        self.progress = Progress(**state.facts["progress"]) if state and own else Progress()
+        self._require_same_data(state if own else None)
+        self.prepare(state)
         self.model.preprocessing, self.model.provenance = self.preprocessing, self._provenance()
 
-    def handlers(self) -> list[Any]:
-        """How Accelerate shall wrap what is trained; by its defaults if nothing else is said."""
-        return []
-
     @abc.abstractmethod
-    def prepare(self) -> None:
-        """Sets the attributes above, and takes up the newest checkpoint if there is one."""
+    def prepare(self, state: State | None) -> None:
+        """Sets ``steps`` and ``examples_per_step``, and what else is needed; takes up a state if there is one."""
 
     @abc.abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:
         """Makes one step; returns what to report of it, scalars that are meaned over the processes."""
 
     @abc.abstractmethod
-    def save(self, step: int) -> None:
-        """Writes a checkpoint from which the run can go on; called in every process."""
+    def state(self, step: int) -> State:
+        """From what the run can go on; called in every process."""
 
-    def held_out_values(self) -> dict[str, float]:
+    @abc.abstractmethod
+    def take(self, state: State) -> None:
+        """Puts the model into the state of an earlier step of this run."""
+
+    def held_out_values(self, step: int) -> dict[str, float]:
         """What is measured on held-out data on the way; nothing by default."""
         return {}
 
     def done(self, step: int) -> bool:
         """Whether nothing is left to do after so many steps."""
-        return step >= self.steps
+        return step >= self.steps or self.progress.exhausted(self.settings.patience)
 
-    @property
-    def main(self) -> bool:
-        return bool(self.accelerator.is_main_process)
+    @contextmanager
+    def published(self) -> Iterator[None]:
+        """Inside, the model is what the run would publish now, whole in every process."""
+        yield
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def finished(self) -> Path:
@@ -96,68 +121,150 @@ class Run(abc.ABC):
         return self.folder / "model"
 
     def train(self) -> None:
-        """Runs to the end: the model is then in ``finished``."""
-        if self.main:
+        """Runs to the end: the model is then in ``finished``.
+
+        Raises:
+            Stopped: a process was told to; the checkpoint of that step is written.
+        """
+        if self.processes.main:
             write_json(self.folder / RECIPE, self.recipe.as_dict())
-        with RunLog(self.folder / "log.jsonl", steps=self.steps, start=self.start, main=self.main) as log:
+            write_json(self.folder / ENVIRONMENT, self._environment())
+        with self._log() as self.log:
             step = self.start
+            if step:
+                self._milestones(step)  # an earlier life may have ended before it came to them
             while not self.done(step):
                 values = self.step(step)
                 step += 1
-                log.advance(step)
-                self._report(step, values, log)
-            self._finish(step, log)
+                self.log.advance(step)
+                if self._due(step, self.settings.log_every):
+                    self._report(values)
+                self._milestones(step)
+                self._heed(step)
+            self._finish(step)
 
     def batch(self, indices: Tensor, *seed: int) -> Any:
         """Preprocessed examples on this process's device; what is random in them depends on ``seed`` alone."""
         seed_everything(*seed)
-        return self.preprocessing(to_device(self.data.batch(indices), self.accelerator.device))
+        return self.preprocessing(to_device(self.data.batch(indices), self.processes.device))
 
-    def shut_down(self) -> None:
-        """Lets gloo's threads end before the interpreter does: otherwise it aborts now and then."""
-        self.accelerator.wait_for_everyone()
-        self.release()
-        gc.collect()
-        self.accelerator.end_training()
+    def save(self, step: int) -> None:
+        """Writes a checkpoint, unless that of this step is there."""
+        if self.saved == step:
+            return
+        state = self.state(step)
+        facts = {"progress": self.progress.as_dict(), "data_fingerprint": self.data.fingerprint, **state.facts}
+        with self.processes.agreeing():
+            if self.processes.main:
+                best = self.progress.best_step
+                save_state(self.checkpoints, state._replace(facts=facts), keep=self.settings.keep, best=best)
+        self.saved = step
 
-    def release(self) -> None:
-        """Lets go of what Accelerate has wrapped."""
-        self.accelerator.free_memory()
+    def measure(self, metrics: list[Any], step: int) -> dict[str, Measurement]:
+        """Metrics on the held-out split, over all processes; it may be stopped between batches."""
+        settings = self.recipe.evaluation
+        return evaluate(
+            self.model,
+            metrics,
+            self.held_out,
+            batch=settings.batch,
+            examples=settings.examples,
+            between=lambda: self._ask(step),
+        )
 
-    def _report(self, step: int, values: dict[str, Tensor], log: RunLog) -> None:
-        settings, last = self.settings, self.done(step)
-        if step % settings.log_every == 0 or last:
-            mean = {name: float(self.accelerator.reduce(v.detach(), "mean")) for name, v in values.items()}
-            speed = log.steps_per_second() * self.examples_per_step
-            log.report("train", {**mean, "examples_per_second": speed})
-        if last or (settings.evaluate_every and step % settings.evaluate_every == 0):
-            log.report("held_out", self.held_out_values())
-        if last or (settings.save_every and step % settings.save_every == 0):
+    def _log(self) -> RunLog:
+        return RunLog(
+            self.folder / "log.jsonl",
+            steps=self.steps,
+            start=self.start,
+            main=self.processes.main,
+            track=self.processes.track(self.recipe.name, start=self.start),
+        )
+
+    def _due(self, step: int, every: int) -> bool:
+        return self.done(step) or bool(every and step % every == 0)
+
+    def _report(self, values: Mapping[str, Tensor]) -> None:
+        speed = self.log.steps_per_second() * self.examples_per_step
+        told = {"examples_per_second": speed, "peak_memory_mb": _peak_memory(self.processes.device)}
+        self.log.report("train", {**self.processes.mean(values), **told})
+
+    def _milestones(self, step: int) -> None:
+        """Evaluation, pictures and checkpoint, as far as they are due and not done."""
+        improved = self._due(step, self.settings.evaluate_every) and self._evaluate(step)
+        if self._due(step, self.settings.sample_every):
+            self._draw(step)
+        if improved or self._due(step, self.settings.save_every):
             self.save(step)
 
-    def _finish(self, step: int, log: RunLog) -> None:
+    def _evaluate(self, step: int) -> bool:
+        """Measures on held-out data; returns whether this is worth a checkpoint: the best so far, where it matters."""
+        if self.progress.evaluated == step:
+            return False
+        with self.published():
+            values = self.held_out_values(step)
+        if not values:
+            return False
+        self.log.report("held_out", values)
+        best = self.progress.take(step, values, self.settings.monitor)
+        return best and (self.settings.publish == "best" or self.settings.patience is not None)
+
+    def _draw(self, step: int) -> None:
+        path = self.folder / "samples" / f"step-{step:08d}.png"
+        if not pictures.draws_pictures(self.model, self.host) or path.exists():
+            return
+        with self.published():
+            if self.processes.main:
+                pictures.draw(self.model, self.held_out, path, device=self.processes.device)
+
+    def _heed(self, step: int) -> None:
+        """Ends the run here if any process was told to stop."""
+        if self.stopping:
+            self.save(step)
+            self.log.report("stopped", {"step": step})
+            raise Stopped(
+                f"stopped at step {step} of {self.steps} as it was told to; {checkpoint(self.checkpoints, step)} is"
+                " written, and the same command goes on from there"
+            )
+
+    def _ask(self, step: int) -> None:
+        """As ``_heed``, where processes have not yet told each other."""
+        (self.stopping,) = self.processes.any(self.interruption.heard)
+        self._heed(step)
+
+    def _finish(self, step: int) -> None:
         """Saves the trained model, then measures it and saves it with what was measured."""
-        settings = self.recipe.evaluation
-        self.model.provenance = {**self.model.provenance, "steps": step, "seconds": round(log.seconds(), 1)}
-        self._save_model()  # first, since a metric may refuse the model
-        measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics])
-        log.report("measured", {name: m.value for name, m in measured.items()})
-        told: dict[str, Any] = {"batch": settings.batch, "metrics": settings.metrics, "examples": settings.examples}
-        self._save_model(results(measured, self.held_out, **told))
+        settings, best = self.recipe.evaluation, self.progress.best_step
+        if self.settings.publish == "best" and best not in (None, step):
+            self.take(read_state(checkpoint(self.checkpoints, best)))
+            step = best
+        seconds = round(self.log.seconds(), 1)
+        self.model.provenance = {**self.model.provenance, "steps": step, "seconds": seconds}
+        with self.published():
+            self._save_model()  # first, since a metric may refuse the model
+            measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics], step)
+            self.log.report("measured", {name: m.value for name, m in measured.items()})
+            told: dict[str, Any] = {
+                "batch": settings.batch, "metrics": settings.metrics, "examples": settings.examples
+            }  # fmt: skip
+            self._save_model(results(measured, self.held_out, **told))
 
     def _save_model(self, report: dict[str, Any] | None = None) -> None:
-        if self.main:
+        if self.processes.main:
             save_pretrained(self.model, self.finished, results=report, host=self.host)
-
-    def measure(self, metrics: list[Any]) -> dict[str, Measurement]:
-        """Metrics on the held-out split, over all processes."""
-        settings = self.recipe.evaluation
-        return evaluate(self.model, metrics, self.held_out, batch=settings.batch, examples=settings.examples)
 
     def _load(self, split: str) -> Dataset:
         data = self.recipe.data
-        with self.accelerator.main_process_first():  # it fills the cache, the others read it
+        with self.processes.main_first():  # it fills the cache, the others read it
             return load(data.name, split, host=self.host, **data.options)
+
+    def _require_same_data(self, state: State | None) -> None:
+        before = state.facts["data_fingerprint"] if state else self.data.fingerprint
+        if before != self.data.fingerprint:
+            raise TrainingError(
+                f"the data {self.data.name!r} are others than those that {self.folder} has been trained on so far:"
+                " their content has changed; choose another --output to begin anew"
+            )
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -165,25 +272,32 @@ class Run(abc.ABC):
             "steps": self.steps,
             "examples": len(self.data),
             "data_fingerprint": self.data.fingerprint,
-            "processes": self.accelerator.num_processes,
-            "device": _device_name(self.accelerator.device),
+            "processes": self.processes.world,
+            "device": _device_name(self.processes.device),
         }
 
-
-def _require_one_group(accelerator: Accelerator) -> None:
-    """Refuses processes that were launched together but do not know of each other.
-
-    ``accelerate launch`` does that on a CPU, and each of them would write into the same folder.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise TrainingError(
-            f"{launched} processes were launched but each trains alone; on a CPU use: ACCELERATE_USE_CPU=true"
-            f" accelerate launch --multi_gpu --num_processes {launched} -m zoo_core.training RECIPE"
-        )
+    def _environment(self) -> dict[str, Any]:
+        """Where and how this life of the run is lived."""
+        return {
+            "command": sys.argv,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "processes": self.processes.world,
+            "device": _device_name(self.processes.device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "zoo_core": core_version()},
+        }
 
 
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} thread(s) per process"
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Of the device, or of this process, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

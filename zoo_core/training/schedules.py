@@ -8,6 +8,11 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+def linear(progress: float) -> float:
+    """From 1 to 0 in a straight line."""
+    return 1.0 - progress
+
+
 def cosine(progress: float) -> float:
     """From 1 to 0 along half a cosine. SGDR (Loshchilov & Hutter, 2017) https://arxiv.org/abs/1608.03983"""
     return 0.5 * (1 + math.cos(math.pi * progress))
@@ -20,7 +25,12 @@ def burda(progress: float) -> float:
     return 10 ** (-i / 7)
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine, "burda": burda}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "burda": burda,
+}
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup: int, schedule: str) -> float:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from zoo_core.components import StatisticalModel
 from zoo_core.errors import TrainingError
-from zoo_core.training.checkpoints import newest_state, save_state
-from zoo_core.training.order import step_indices
+from zoo_core.randomness import derived_seed
+from zoo_core.training.checkpoints import State
 from zoo_core.training.run import Run
 
 START = 10_000  # examples from which a fit begins
@@ -37,37 +37,40 @@ class StatisticsRun(Run):
     itself. The noise of preprocessing is the same in every iteration: the objective cannot fall by chance.
     """
 
-    def prepare(self) -> None:
+    def prepare(self, state: State | None) -> None:
         self.steps, self.examples_per_step = self.settings.iterations(), len(self.data)
-        self.fitted = cast(StatisticalModel, self.model.to(self.accelerator.device))
+        self.fitted = cast(StatisticalModel, self.model.to(self.processes.device))
         self.fit = Fit(self.model)
-        state = newest_state(self.checkpoints)
-        self.start = state.step if state else 0
         if state:
-            self.fit.load_state_dict(state.objective)
+            self.take(state)
         else:
-            seed, n = self.settings.seed, len(self.data)
-            self.fitted.begin(self.batch(step_indices(n, min(n, START), 0, seed), seed)["image"])
+            seed = self.settings.seed
+            some = self.data.order(derived_seed(seed, 0))[:START]
+            self.fitted.begin(self.batch(some, seed)["image"])
 
     @torch.no_grad()
     def step(self, step: int) -> dict[str, Tensor]:
         sums = self._sums()
         objective = sums["objective"] / sums["n"]
-        if not torch.isfinite(objective):
+        (self.stopping,) = self.processes.any(self.interruption.heard)
+        if not torch.isfinite(objective):  # in all processes, since they share the sums
+            self.save(step)
             raise TrainingError(
                 f"the objective is {float(objective)} at iteration {step}; the model is as it was before it,"
-                f" and the last checkpoint is in {self.checkpoints}"
+                f" and so is the checkpoint in {self.checkpoints}"
             )
         self.fit.last_two = torch.stack([self.fit.last_two[1], objective.double().cpu()])
         self.fitted.update(sums)
         return {"objective": objective}
 
     def done(self, step: int) -> bool:
-        return step >= self.steps or self._settled()
+        return super().done(step) or self._settled()
 
-    def save(self, step: int) -> None:
-        if self.main:
-            save_state(self.checkpoints, step, self.fit, {}, self.settings.keep)
+    def state(self, step: int) -> State:
+        return State(step, {"objective": self.fit.state_dict()})
+
+    def take(self, state: State) -> None:
+        self.fit.load_state_dict(dict(state.tensors["objective"]))
 
     def _settled(self) -> bool:
         before, now = self.fit.last_two.tolist()
@@ -77,7 +80,7 @@ class StatisticsRun(Run):
 
     def _sums(self) -> dict[str, Tensor]:
         """The statistics of all data, over all processes."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world = self.processes.rank, self.processes.world
         batches = torch.split(torch.arange(len(self.data)), self.settings.batch)
         sums: dict[str, Tensor] = {}
         for number in range(rank, len(batches), world):
@@ -86,4 +89,4 @@ class StatisticsRun(Run):
                 sums[name] = sums[name] + value if name in sums else value
         if not sums:
             raise TrainingError(f"training.batch: {self.settings.batch} leaves some of {world} processes without data")
-        return {name: self.accelerator.reduce(value, "sum") for name, value in sorted(sums.items())}
+        return {name: self.processes.sum(value) for name, value in sorted(sums.items())}

@@ -10,7 +10,8 @@ from zoo_core.files import write_json
 from zoo_core.host import PluginHost
 from zoo_core.pretrained import RESULTS
 from zoo_core.training.loop import require_same_recipe, train
-from zoo_core.training.recipe import Recipe, parse_yaml, read_recipe
+from zoo_core.training.reading import parse_yaml, read_recipe
+from zoo_core.training.recipe import Recipe
 
 
 class Point(NamedTuple):
