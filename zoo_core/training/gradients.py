@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from zoo_core.training.order import Order
 from zoo_core.training.recipe import Training
 from zoo_core.training.run import Run
 from zoo_core.training.schedules import learning_rate
-from zoo_core.training.wrapping_interim import recompute, wrapping
+from zoo_core.training.wrapping import recompute, wrapping
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -96,12 +96,8 @@ class GradientRun(Run):
 
     @contextmanager
     def published(self) -> Iterator[None]:
-        with self.wrapping.gathered(self.objective):
-            if self.average is None:
-                yield
-            else:
-                with self.average.in_place():
-                    yield
+        with self.average.in_place() if self.average else nullcontext(), self.wrapping.gathered(self.objective):
+            yield
 
     def _bf16(self) -> bool:
         chosen = self.settings.precision
@@ -136,10 +132,10 @@ class GradientRun(Run):
                 seed_everything(self.settings.seed, step, part.number, 1)
             with self.wrapping.sync(self.wrapped, i == count - 1):
                 output: LossOutput = self.wrapped(part.batch, step, player)
-                (output.total * part.weight).backward()
-            for name, value in {"loss": output.total.detach(), **output.terms}.items():
-                weighted = value.detach() * part.weight
-                sums[name] = sums[name] + weighted if name in sums else weighted
+                _weighted(output.total, part.weight).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": output.total, **output.terms}.items():
+                own = _weighted(value.detach(), part.weight)
+                sums[name] = sums[name] + own if name in sums else own
             if len(self.optimizers) > 1 or i == count - 1:
                 kept.append(part)
         norm = self.wrapping.norm(self.moved[player])
@@ -212,6 +208,10 @@ class GradientRun(Run):
         state = optimizer.state_dict()
         whole = {i: {k: self.wrapping.whole(v) for k, v in entry.items()} for i, entry in state["state"].items()}
         return {**state, "state": whole}
+
+
+def _weighted(value: Tensor, weight: float) -> Tensor:
+    return value if weight == 1 else value * weight
 
 
 def _shapes(model: GenerativeModel) -> dict[str, tuple[int, ...]]:

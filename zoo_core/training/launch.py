@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from typing import IO, Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from zoo_core.errors import ConfigError, TrainingError
+from zoo_core.errors import STOPPED, ConfigError, TrainingError
 
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 75  # how a run ends; 75: stopped, and to be started again as it was
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 MODULE = "zoo_core.training"
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds for the other processes to end by themselves, once one has stopped or failed.
 AFTER_STOP, AFTER_FAILURE = 30.0, 10.0
+UNANSWERED = 15.0  # seconds without the main host's launcher
+FAILURES = "zoo/failures"
 TOLD = 20  # lines of what a process said before it failed
 
 
@@ -78,12 +81,13 @@ def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None)
     """
     hosts = hosts or Hosts()
     here = _share(processes, hosts.machines)
-    store = _store(hosts) if hosts.rank == 0 else None  # it must live as long as the processes
+    store = open_store(hosts) if hosts.rank == 0 else None  # it must live as long as the processes
     common = _environment(processes, here, hosts, store.port if store else hosts.port)
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(_Child(arguments, hosts.rank * here + k, k, common)) for k in range(here)]
-        with _passed_on(children) as signals:
-            ended = _ends(children)
+        signals = stack.enter_context(_passed_on(children))
+        others = stack.enter_context(_OtherHosts(hosts))
+        ended = _ends(children, others)
         code, sentence = _verdict(ended, signals, processes)
     if sentence:
         print(f"error: {sentence}", file=sys.stderr)
@@ -127,15 +131,67 @@ class _Child:
         return "\n".join(lines[-TOLD:])
 
 
-def _ends(children: Sequence[_Child]) -> list[_Child]:
+class _OtherHosts:
+    """What the launchers of a run's hosts know of each other: whether it has failed anywhere.
+
+    One that hangs can be ended by the launcher of its own host alone, which nobody else would tell.
+    """
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.hosts, self.failed, self.over = hosts, threading.Event(), threading.Event()
+        self.told, self.answered = False, time.monotonic()
+        self.thread = threading.Thread(target=self._ask, daemon=True)  # the store may never answer
+
+    def __enter__(self) -> "_OtherHosts":
+        if self.hosts.machines > 1:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.over.set()
+        if self.hosts.machines > 1:
+            self.thread.join(2.0)
+
+    def patience(self) -> float:
+        """Seconds that the processes of this host have left to end by themselves; infinite while all is well."""
+        if self.hosts.machines == 1 or self.told:
+            return float("inf")
+        if self.failed.is_set():
+            return AFTER_FAILURE
+        return AFTER_STOP if time.monotonic() - self.answered > UNANSWERED else float("inf")
+
+    def tell(self) -> None:
+        """The run has failed on this host."""
+        self.told = True
+
+    def _ask(self) -> None:
+        try:
+            where, waiting = (self.hosts.address, self.hosts.port), timedelta(minutes=5)
+            store = TCPStore(*where, is_master=False, wait_for_workers=False, timeout=waiting)
+            while not self.over.is_set():
+                if store.add(FAILURES, 0) and not self.told:
+                    self.failed.set()
+                self.answered = time.monotonic()
+                self.over.wait(1.0)
+            if self.told:
+                store.add(FAILURES, 1)
+                time.sleep(0 if self.hosts.rank else 1.5)  # with this host the store goes: the others ask once a second
+        except RuntimeError:
+            pass  # it has gone, or never came
+
+
+def _ends(children: Sequence[_Child], others: _OtherHosts) -> list[_Child]:
     """The children in the order in which they ended."""
     running, ended, deadline = list(children), list[_Child](), float("inf")
     while running:
         for child in [child for child in running if child.process.poll() is not None]:
             running.remove(child)
             ended.append(child)
-            if child.code and deadline == float("inf"):
-                deadline = time.monotonic() + (AFTER_STOP if child.code == STOPPED else AFTER_FAILURE)
+            if child.code not in (DONE, STOPPED):
+                others.tell()
+            if child.code:
+                deadline = min(deadline, time.monotonic() + (AFTER_STOP if child.code == STOPPED else AFTER_FAILURE))
+        deadline = min(deadline, time.monotonic() + others.patience())
         if time.monotonic() > deadline:
             for child in running:
                 child.kill()
@@ -173,16 +229,16 @@ def _verdict(ended: Sequence[_Child], signals: Sequence[signal.Signals], process
     first = next((child for child in failed if not child.killed), failed[0])
     who, code = f"process {first.rank} of {processes}", BAD_INPUT if first.code == BAD_INPUT else FAILED
     if first.killed:
-        return code, f"{who} did not end {AFTER_STOP:g} s after another had stopped, and was killed"
+        return code, f"{who} did not end by itself after another had, and was killed; checkpoints stay"
     if signals and first.code == -signals[-1]:
         return code, f"{signals[-1].name} ended the run before it could save; checkpoints stay"
     if first.code < 0:
         memory = ", as when memory is short" if first.code == -signal.SIGKILL else ""
         name = signal.Signals(-first.code).name
         return code, f"{name} ended {who}{memory}; started again with the same command, the run goes on"
-    if first.rank == 0:
+    if first.rank == 0 or code == BAD_INPUT:  # which all see alike
         return code, ""
-    return code, f"{who} failed first; it said:\n{first.last_lines()}"
+    return code, f"{who} failed first (exit code {first.code}); it said:\n{first.last_lines() or 'nothing'}"
 
 
 def _share(processes: int, machines: int) -> int:
@@ -193,21 +249,21 @@ def _share(processes: int, machines: int) -> int:
             f" --num-machines {machines}"
         )
     here = processes // machines
-    if 0 < _gpus() < here:
+    if 0 < gpus() < here:
         raise ConfigError(
-            f"--num-processes {processes}: each needs a GPU of its own, and this host has {_gpus()};"
+            f"--num-processes {processes}: each needs a GPU of its own, and this host has {gpus()};"
             " ACCELERATE_USE_CPU=true in the environment trains on the CPU"
         )
     return here
 
 
-def _gpus() -> int:
+def gpus() -> int:
     """How many there are to be used."""
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on", "t")
     return 0 if on_cpu else torch.accelerator.device_count()
 
 
-def _store(hosts: Hosts) -> TCPStore:
+def open_store(hosts: Hosts) -> TCPStore:
     """Where the processes find each other; with the launcher it outlives any of them."""
     alone = hosts.machines == 1
     try:
@@ -236,7 +292,7 @@ def _environment(processes: int, here: int, hosts: Hosts, port: int) -> dict[str
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // here, 1)))
-    if not _gpus():
+    if not gpus():
         environment["ACCELERATE_USE_CPU"] = "true"
     interface = _interface_towards(hosts.address, port) if hosts.machines > 1 else ""
     if interface:  # gloo looks up the host's own name, which is often 127.0.1.1, and then no other host finds it
@@ -261,7 +317,7 @@ def _interface_towards(address: str, port: int) -> str:
 
 def command_that_works(processes: int) -> str:
     """The command that runs this run's recipe on so many processes of this host."""
-    variable = "ACCELERATE_USE_CPU=true " if 0 < _gpus() < processes else ""
+    variable = "ACCELERATE_USE_CPU=true " if 0 < gpus() < processes else ""
     given = shlex.join(sys.argv[1:]) if _is_run(sys.argv[0]) else "RECIPE"
     return f"{variable}zoo train {given} --num-processes {processes}"
 
@@ -277,13 +333,13 @@ def refuse_silent_launch(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         TrainingError: with the command that does what was meant.
     """
-    asked = 1 if "WORLD_SIZE" in environment else _asked_of_accelerate(_parent_command())
+    asked = 1 if "WORLD_SIZE" in environment else asked_of_accelerate(parent_command())
     if asked > 1:
         raise TrainingError(
             f"accelerate launch was asked for {asked} processes, but without several GPUs it starts a single one;"
             f" use: {command_that_works(asked)}"
         )
-    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not _gpus():
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not gpus():
         processes = int(environment.get("WORLD_SIZE", "1"))
         raise TrainingError(
             "Accelerate's FSDP does not shard on a CPU, and every process would hold the whole model; the setting"
@@ -291,7 +347,7 @@ def refuse_silent_launch(environment: Mapping[str, str] = os.environ) -> None:
         )
 
 
-def _parent_command() -> list[str]:
+def parent_command() -> list[str]:
     import psutil
 
     try:
@@ -301,7 +357,7 @@ def _parent_command() -> list[str]:
         return []
 
 
-def _asked_of_accelerate(command: Sequence[str]) -> int:
+def asked_of_accelerate(command: Sequence[str]) -> int:
     """How many processes a command asks of ``accelerate launch``; 1 if it is another one or cannot be read."""
     options = _launch_options(command)
     if options is None:

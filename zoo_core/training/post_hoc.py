@@ -1,7 +1,6 @@
 """A prior fitted after the fact, to the latents of a model that stays as it is."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import Any
 
 import torch
 
-from zoo_core import hub
 from zoo_core.arguments import parameters
 from zoo_core.components import GenerativeModel, Prior, StatisticalModel
 from zoo_core.config import build, check, describe
 from zoo_core.encoded import NAME
-from zoo_core.errors import CheckpointError, ConfigError
+from zoo_core.errors import ConfigError
 from zoo_core.host import PluginHost, Registration, default_host
-from zoo_core.pretrained import CONFIG, from_pretrained, local_checkpoint, read_config, save_pretrained
+from zoo_core.pretrained import from_pretrained, save_pretrained
+from zoo_core.ready_parts import full_name, pinned, weight_files
 from zoo_core.specs import ModelSpec, PriorSpec, Spec
 from zoo_core.training.loop import train
 from zoo_core.training.reading import parse_recipe
@@ -85,12 +84,13 @@ def prior_recipe(
     host: PluginHost | None = None,
 ) -> Recipe:
     """The recipe of the fit, with the config of the prior as its model. Arguments and errors as ``fit_prior``."""
-    host, name = host or default_host(), os.path.expanduser(model)
+    host, name = host or default_host(), full_name(model)
     base: GenerativeModel = from_pretrained(name, revision=revision, host=host)
     config, spec = _checked(base, prior, host)
     by_statistics = spec.kind == GenerativeModel.kind and issubclass(check(config, host=host), StatisticalModel)
     title = base.provenance.get("recipe", {}).get("name", Path(name).name)
-    options = {**_pinned(name, revision, base, host), "draws": draws, **({"data": dict(data)} if data else {})}
+    options = {"model": name, **pinned(name, revision, base, host), "draws": draws}
+    options |= {"data": dict(data)} if data else {}
     content = {
         "name": f"{title}-{spec.name}",
         "summary": f"{config['type']} as the prior of {title}, fitted to its latents.",
@@ -114,7 +114,7 @@ def put_prior(recipe: Recipe, folder: Path, *, host: PluginHost | None = None) -
     model.prior = from_pretrained(finished, host=PriorsAsModels(host))
     fit = model.prior.provenance
     told = {key: fit[key] for key in ("recipe", "steps", "seconds", "examples", "data_fingerprint", "device")}
-    told["weights"] = _weights(options["model"], options.get("revision"), model, host)
+    told["weights"] = weight_files(options["model"], options.get("revision"), model, host)
     told["chosen"] = _chosen(recipe)
     model.provenance = {**model.provenance, "prior": told}
     return save_pretrained(model, folder / "model", host=host)
@@ -178,28 +178,3 @@ def _chosen(recipe: Recipe) -> dict[str, Any]:
     defaults = asdict(Training(**(BY_STATISTICS if recipe.loss is None else BY_GRADIENTS)))
     settings = recipe.as_dict()["training"]
     return {k: v for k, v in settings.items() if v is not None and v != json.loads(json.dumps(defaults[k]))}
-
-
-def _pinned(name: str, revision: str | None, model: GenerativeModel, host: PluginHost) -> dict[str, Any]:
-    """What finds these weights again, and no others: a run must not go on with the latents of another model."""
-    if not _is_local(name, revision, host):
-        return {"model": name, "revision": model.provenance["commit"]}
-    digests = list(_weights(name, revision, model, host).values())
-    return {"model": name, "sha256": digests[0]} if len(digests) == 1 else {"model": name}
-
-
-def _weights(name: str, revision: str | None, model: GenerativeModel, host: PluginHost) -> dict[str, str]:
-    """The SHA-256 of a model's weight files by their names."""
-    if _is_local(name, revision, host):
-        path = local_checkpoint(name, host=host) / CONFIG
-    else:
-        path = hub.download(model.provenance["repository"], CONFIG, model.provenance["commit"], {})
-    weights: dict[str, str] = read_config(path)["weights"]
-    return weights
-
-
-def _is_local(name: str, revision: str | None, host: PluginHost) -> bool:
-    try:
-        return revision is None and local_checkpoint(name, host=host).is_dir()
-    except CheckpointError:
-        return False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from zoo_core.errors import TrainingError
+from zoo_core.errors import Stopped, TrainingError
 
 log = logging.getLogger("zoo_core")
 
@@ -33,7 +33,8 @@ def watch(rank: int, world: int, *, silence: float = 15.0, folder: Path) -> Iter
     found each other, from a thread, and looks how the others count. Time is added up only while this process runs
     and, for another process, while the store answers: a run that was frozen as a whole and thawed goes on. A store
     that does not answer is the main host's silence. One that leaves the context in peace, by its end or with
-    ``SystemExit``, says so and is waited for no longer; one that leaves by any other exception falls silent.
+    ``SystemExit`` or ``Stopped``, says so and is waited for no longer; one that leaves by any other exception falls
+    silent.
 
     Without a store, of which one line tells, nobody is watched.
 
@@ -53,10 +54,10 @@ def watch(rank: int, world: int, *, silence: float = 15.0, folder: Path) -> Iter
     try:
         yield
     except BaseException as error:
-        heartbeat.end(in_peace=isinstance(error, SystemExit))
+        heartbeat.end(in_peace=isinstance(error, (SystemExit, Stopped)))
         if is_lost_connection(error):
             raise TrainingError(
-                f"the connection to another process broke: it failed, or was killed. {_next(folder)}"
+                f"the connection to another process broke: it failed, or was killed. {next_start(folder)}"
             ) from error
         raise
     else:
@@ -116,7 +117,7 @@ class Heartbeat:
             if self.rounds == rounds:
                 unanswered += passed
                 if unanswered >= self.silence:
-                    self._exit("the main host of the run")
+                    self.give_up("the main host of the run")
                 continue
             unanswered, rounds, before, beats = 0.0, self.rounds, beats, self.beats
             for other in silent:
@@ -124,14 +125,15 @@ class Heartbeat:
                 silent[other] = 0.0 if counts else silent[other] + passed
                 # Before its first beat a process may still be importing.
                 if silent[other] >= self.silence * (1 if beats[other] else 4):
-                    self._exit(f"process {other}" + (f" on {self.hosts[other]}" if other in self.hosts else ""))
+                    self.give_up(f"process {other}" + (f" on {self.hosts[other]}" if other in self.hosts else ""))
 
-    def _exit(self, who: str) -> None:
+    def give_up(self, who: str) -> None:
+        """Ends this process, whatever it is doing."""
         if self.over.is_set():
             return
         silent = f"{who} has given no sign of life for {self.silence:g} s: it hangs, or cannot be reached"
         threading.Timer(5.0, os._exit, (1,)).start()  # who reads the line may hang, too
-        os.write(2, f"error: {silent}. {_next(self.folder)}\n".encode())
+        os.write(2, f"error: {silent}. {next_start(self.folder)}\n".encode())
         os._exit(1)
 
 
@@ -140,7 +142,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
-def _next(folder: Path) -> str:
+def next_start(folder: Path) -> str:
     manifests = sorted((folder / "checkpoints").glob("step-*/manifest.json"))
     start = f"goes on from {manifests[-1].parent}" if manifests else "starts anew, since there is no checkpoint yet"
     return f"Started again with the same command, the run {start}"

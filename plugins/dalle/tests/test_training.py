@@ -34,9 +34,11 @@ def recipe(first_stage: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
         "model": {"type": "dalle/dalle", "first_stage": {"pretrained": str(saved)}, **sizes},
         "loss": {"type": "dalle/text_image", "drop_caption": 0.0, "bpe_dropout": 0.0},
         "data": {"name": "core/latents", "options": {"model": str(saved), "data": source}},
-        "training": {"steps": STEPS, "batch": 32, "lr": 1e-2, "log_every": 1, "save_every": 3, "warmup": 3},
+        "training": {
+            "steps": STEPS, "batch": 32, "lr": 1e-2, "log_every": 1, "save_every": 3, "warmup": 3, "precision": "no"
+        },
         "evaluation": {"metrics": ["metrics/log_prob"]},
-    }
+    }  # fmt: skip
     (folder / "small.yaml").write_text(yaml.safe_dump(content))
     return folder / "small.yaml"
 
