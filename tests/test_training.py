@@ -264,7 +264,7 @@ class TestRefusals:
         [
             ("training.lr=-1", r"training\.lr: must be a number above 0, got -1"),
             ("training.steps=0", r"training\.steps: must be a positive integer or null, got 0"),
-            ("training.epochs=1", r"training\.steps: give either 'steps' or 'epochs'"),
+            ("training.steps=null", r"training\.steps: give either 'steps' or 'epochs'"),
             ("training.learning_rate=1", r"training\.learning_rate: no such argument"),
             ("model.encoder.hidden=[16,-2]", r"model\.encoder\.hidden\[1\]: must be a positive integer, got -2"),
             ("loss=vae/elbow", r"loss: no loss 'vae/elbow'; did you mean: vae/elbo\?"),
@@ -286,6 +286,13 @@ class TestRefusals:
         path.write_text(yaml.safe_dump(RECIPE))
         assert read_recipe(path, ["loss.beta=4", "training.lr=3e-4"]).loss == {"type": "vae/elbo", "beta": 4}
         assert math.isclose(read_recipe(path, ["training.lr=3e-4"]).training.lr, 3e-4)
+
+    def test_of_steps_and_epochs_one_replaces_the_other(self, tmp_path):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(RECIPE))
+        assert read_recipe(path, ["training.epochs=2"]).training.steps is None
+        with pytest.raises(ConfigError, match="give either 'steps' or 'epochs'"):
+            read_recipe(path, ["training.epochs=2", "training.steps=5"])
 
     def test_missing_files_and_fields(self, tmp_path):
         with pytest.raises(UnknownComponent, match="no recipe file"):

@@ -25,32 +25,44 @@ def train(
         list[str] | None, typer.Option("--set", help="Change a field: training.lr=3e-4, model.encoder.latents=8.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; default runs/NAME.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Train this model further.")] = None,
+    resume: Annotated[str, typer.Option(help="A run, or checkpoint, where this one begins.")] = "auto",
+    processes: Annotated[
+        int | None, typer.Option("--num-processes", min=1, help="On so many GPUs, or CPU processes, of all hosts.")
+    ] = None,
+    machines: Annotated[int, typer.Option("--num-machines", min=1, help="How many hosts take part.")] = 1,
+    machine: Annotated[int, typer.Option("--machine-rank", min=0, help="The number of this host, from 0.")] = 0,
+    address: Annotated[str, typer.Option("--main-address", help="Of host 0, as the others reach it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--main-port", help="A free port of host 0.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, take one step, save nothing.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the installed recipes.")] = False,
 ) -> None:
     """Train a recipe; started again with the same folder, a run goes on where it stopped.
 
-    Examples: zoo train vae-mnist · zoo train my.yaml --set training.epochs=2 -o runs/try ·
-    accelerate launch -m zoo_core.training vae-mnist
+    SIGTERM and Ctrl-C save first; the exit code is then 75.
+
+    Examples: zoo train vae-mnist · zoo train my.yaml --set training.epochs=2 -o runs/try · zoo train vae-mnist
+    --num-processes 2 · zoo train --from vae-mnist --set data.name=./pictures
     """
-    from zoo_core.training.reading import installed_recipes, read_recipe
+    from zoo_core.training.reading import installed_recipes
 
     if show_list:
         print_table("", ("", ""), [(name, _summary(path)) for name, path in installed_recipes(default_host()).items()])
         return
-    if recipe is None:
-        raise ConfigError("name a recipe; 'zoo train --list' lists the installed ones")
-    plan = read_recipe(recipe, overrides or ())
+    from zoo_core.training.command import Command
 
-    from zoo_core.training.loop import rehearse
-    from zoo_core.training.loop import train as run
-
+    command = Command(recipe=recipe, overrides=overrides or (), output=output, resume=resume, start=start)
     if dry_run:
-        print_table("", ("", ""), [(key, str(value)) for key, value in rehearse(plan).items()])
-        return
-    finished = run(plan, output or Path("runs") / plan.name)
-    if finished is not None:
-        print(finished)
+        from zoo_core.training.loop import rehearse
+
+        print_table("", ("", ""), [(key, str(value)) for key, value in rehearse(command.plan()).items()])
+    elif processes is None and machines == 1:
+        _tell(command.run())
+    else:
+        from zoo_core.training.launch import Hosts, launch
+
+        command.plan()  # what is wrong with it is told here, once
+        raise typer.Exit(launch(command.arguments(), processes or machines, Hosts(machines, machine, address, port)))
 
 
 def fit_prior(
@@ -81,7 +93,11 @@ def fit_prior(
         told = rehearse(recipe, host=PriorsAsModels(default_host()))
         print_table("", ("", ""), [(key, str(value)) for key, value in told.items()])
         return
-    finished = put_prior(recipe, output or Path("runs") / recipe.name)
+    _tell(put_prior(recipe, output or Path("runs") / recipe.name))
+
+
+def _tell(finished: Path | None) -> None:
+    """The folder of a finished model, in the process that has it."""
     if finished is not None:
         print(finished)
 

@@ -6,20 +6,20 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from zoo_core.errors import exit_with_sentence
-from zoo_core.training import read_recipe, train
+from zoo_core.training.command import Command
 
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m zoo_core.training", description=__doc__)
-    parser.add_argument("recipe", help="a YAML file, or the name of an installed recipe")
+    parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of an installed recipe")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", "-o", type=Path, help="the run's folder; default runs/NAME")
     parser.add_argument("--resume", default="auto", help="auto, or the run or checkpoint to begin from")
-    given = parser.parse_args()
+    parser.add_argument("--from", dest="start", metavar="MODEL", help="train this model further")
+    command = Command(**vars(parser.parse_args()))
     try:
         with exit_with_sentence():
-            recipe = read_recipe(given.recipe, given.overrides)
-            finished = train(recipe, given.output or Path("runs") / recipe.name, resume=given.resume)
+            finished = command.run()
             if finished is not None:
                 print(finished)
     except SystemExit as end:

@@ -1,7 +1,9 @@
 """Training state on disk: safetensors and JSON in folders that are whole or not there; never a pickle."""
 
+import contextlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -51,12 +53,41 @@ def save_state(folder: Path, state: State, *, keep: int, best: int | None = None
     except (OSError, SafetensorError) as error:
         cause = getattr(error, "strerror", None) or error
         raise TrainingError(f"cannot write the checkpoint {target}: {cause}; older ones stay") from error
-    for old in checkpoints(folder)[keep:]:
+    # Those of later steps are damaged: the run has gone on from an earlier one.
+    upto = [path for path in checkpoints(folder) if _step(path) <= state.step]
+    for old in upto[keep:]:
         if best is None or old != checkpoint(folder, best):
-            shutil.rmtree(old, ignore_errors=True)
-    for leftover in folder.glob(f"{WRITING}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            _delete(old)
     return target
+
+
+def sweep(run: Path) -> None:
+    """Deletes what an earlier life of a run was about to write, or to delete, when it was killed."""
+    for leftover in (
+        path for place in (run, run / "checkpoints", run / "samples") for path in place.glob(f"{WRITING}*")
+    ):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Writes a file of JSON: whole, or not at all."""
+    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file: whole, or not at all; what it held stays until then."""
+    temporary = path.with_name(f"{WRITING}{path.name}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:
@@ -85,7 +116,19 @@ def checkpoint(folder: Path, step: int) -> Path:
 def checkpoints(folder: Path) -> list[Path]:
     """Those there are, the newest first."""
     found = [path for path in folder.glob("step-*") if STEP.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _delete(folder: Path) -> None:
+    """Its name goes first: half a checkpoint must not have one."""
+    leftover = folder.with_name(f"{WRITING}{folder.name}")
+    with contextlib.suppress(OSError):
+        folder.rename(leftover)
+        shutil.rmtree(leftover)
 
 
 def verify(folder: Path) -> None:

@@ -14,8 +14,10 @@ from zoo_core.errors import TrainingError
 from zoo_core.randomness import seed_everything
 from zoo_core.training.averages import Average
 from zoo_core.training.checkpoints import State
+from zoo_core.training.fine_tuning import adapt
 from zoo_core.training.guard import diagnosis
 from zoo_core.training.held_out import LossTerms
+from zoo_core.training.lora import merged
 from zoo_core.training.objective import ADVERSARY, MODEL, Objective, compile_networks, computes_in_bf16
 from zoo_core.training.order import Order
 from zoo_core.training.recipe import Training
@@ -47,6 +49,7 @@ class GradientRun(Run):
         settings = self.settings
         self.order = Order(self.data, settings, self.processes.world)
         self.steps, self.examples_per_step = self.order.steps(settings), settings.batch
+        adapt(self.model, freeze=settings.freeze, lora=settings.lora)
         self.loss: Loss = build(self.recipe.loss, "loss", host=self.host, **_shapes(self.model))
         self.objective = Objective(self.model, self.loss, bf16=self._bf16())
         self._lay_out()
@@ -92,11 +95,12 @@ class GradientRun(Run):
 
     def held_out_values(self, step: int) -> dict[str, float]:
         """The loss and its terms, with schedules ended."""
-        return {name: value.value for name, value in self.measure([LossTerms(self.loss)], step).items()}
+        return {name: value.value for name, value in self.measure([LossTerms(self.loss)]).items()}
 
     @contextmanager
     def published(self) -> Iterator[None]:
-        with self.average.in_place() if self.average else nullcontext(), self.wrapping.gathered(self.objective):
+        averaged = self.average.in_place() if self.average else nullcontext()
+        with averaged, self.wrapping.gathered(self.objective), merged(self.model):
             yield
 
     def _bf16(self) -> bool:

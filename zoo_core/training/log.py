@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo_core.training.checkpoints import replace_text
+
 
 class RunLog:
     """Reports of the main process; all other processes are silent.
@@ -88,9 +90,20 @@ def _forget_after(path: Path, step: int) -> float:
     """Drops the lines after a step; returns how long the run had taken by the last one that stays."""
     if not path.exists():
         return 0.0
-    lines = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-    kept = [line for line in lines if line["step"] <= step]
-    path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    # What was measured at the end will be again.
+    kept = [line for line in map(_line, lines) if line and line["step"] <= step and line["event"] != "measured"]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    if text != "".join(lines):
+        replace_text(path, text)
     return float(kept[-1]["seconds"]) if kept else 0.0
+
+
+def _line(text: str) -> dict[str, Any]:
+    """A line of the log; an empty one if it was torn by a kill or a full disk."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return {}
+    whole = isinstance(line, dict) and text.endswith("\n") and {"event", "step", "seconds"} <= line.keys()
+    return line if whole else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_core.arguments import join
-from zoo_core.errors import ConfigError, Stopped, TrainingError
+from zoo_core.errors import CheckpointError, Stopped, TrainingError, ZooError
 from zoo_core.host import PluginHost
 from zoo_core.training.checkpoints import newest, verify
 from zoo_core.training.gradients import GradientRun
@@ -50,13 +50,15 @@ def train(
         try:
             run.train()
         except Stopped as error:
-            stopped = error
+            stopped = error.with_traceback(None)
+        except CheckpointError as error:  # the trained model cannot be written
+            raise TrainingError(f"{error}; whole checkpoints stay as they are") from error
         except OSError as error:
             raise TrainingError(f"{folder}: {error.strerror or error}; whole checkpoints stay as they are") from error
         run = None  # what it has wrapped must be gone before the connections end
         processes.shut_down()
     if stopped:
-        raise stopped.with_traceback(None)
+        raise stopped
     return finished if processes.main else None
 
 
@@ -99,9 +101,14 @@ def _changes(recipe: Recipe, folder: Path, host: PluginHost | None) -> str:
     """What differs between a recipe and that of the run in a folder; empty if nothing does, or if there is none."""
     try:
         before = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
-    with contextlib.suppress(ConfigError, TypeError):
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{folder / RECIPE} cannot be read, so nobody knows whether the run there is of this recipe: {error};"
+            " delete that file if it is, or choose another --output"
+        ) from error
+    with contextlib.suppress(ZooError, TypeError, ValueError):
         before = parse_recipe(before, host=host).as_dict()  # with the defaults of fields that are newer than the run
     old, new = _leaves(before), _leaves(recipe.as_dict())
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

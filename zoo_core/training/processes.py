@@ -95,7 +95,7 @@ class Processes:
         problem = ""
         try:
             yield
-        except TrainingError as error:
+        except (TrainingError, OSError) as error:
             problem = str(error)
         problem = next(filter(None, self.all(problem)), "")
         if problem:

@@ -1,5 +1,6 @@
 """Recipes from files: read, overridden, checked."""
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -30,14 +31,32 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = (), *, host: Plug
         UnknownComponent: there is no such file or recipe, or a component in it does not exist.
     """
     host = host or default_host()
-    path = find_recipe(source, host)
+    return parse_recipe(overridden(recipe_content(source, host=host), overrides), host=host)
+
+
+def recipe_content(source: str | Path, *, host: PluginHost | None = None) -> dict[str, Any]:
+    """What a recipe's file says, unchecked. Raises as ``read_recipe``."""
+    path = find_recipe(source, host or default_host())
     content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping, this is {shown(content)}")
-    content.setdefault("name", path.stem)
+    return {"name": path.stem, **content}
+
+
+def overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The content with values at dotted paths; of ``training.steps`` and ``training.epochs`` one replaces the other.
+
+    Raises:
+        ConfigError: an override is not KEY=VALUE, or its value is no YAML.
+    """
+    changed = copy.deepcopy(dict(content))
+    lengths = {"training.steps": "epochs", "training.epochs": "steps"}
+    given = [lengths[key] for key in lengths if any(override.startswith(f"{key}=") for override in overrides)]
+    if len(given) == 1 and isinstance(changed.get("training"), dict):
+        changed["training"].pop(given[0], None)
     for override in overrides:
-        _apply(content, override)
-    return parse_recipe(content, host=host)
+        _apply(changed, override)
+    return changed
 
 
 def parse_recipe(content: Mapping[str, Any], *, host: PluginHost | None = None) -> Recipe:

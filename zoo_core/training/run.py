@@ -16,17 +16,16 @@ from torch import Tensor
 
 from zoo_core.components import GenerativeModel, Measurement
 from zoo_core.config import build
-from zoo_core.data import Dataset, Preprocessing, load
-from zoo_core.errors import Stopped, TrainingError
+from zoo_core.data import Dataset, load
+from zoo_core.errors import DataError, Stopped, TrainingError
 from zoo_core.evaluation import evaluate, results
 from zoo_core.evaluation.measuring import to_device
-from zoo_core.files import write_json
 from zoo_core.host import PluginHost, core_version
 from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
-from zoo_core.ready_parts import build_ready
+from zoo_core.ready_parts import model_for
 from zoo_core.training import pictures
-from zoo_core.training.checkpoints import State, checkpoint, read_state, save_state
+from zoo_core.training.checkpoints import State, checkpoint, read_state, replace_json, save_state, sweep
 from zoo_core.training.interruption import Interruption
 from zoo_core.training.log import RunLog
 from zoo_core.training.processes import Processes
@@ -35,6 +34,10 @@ from zoo_core.training.recipe import Recipe
 
 RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
 CHECKPOINTS = "checkpoints"
+
+
+class _Interrupted(Exception):
+    """A measurement was stopped, and the model may be another one than training goes on from."""
 
 
 class Run(abc.ABC):
@@ -69,18 +72,16 @@ class Run(abc.ABC):
         self.recipe, self.settings, self.folder, self.host = recipe, recipe.training, folder, host
         self.processes, self.interruption, self.stopping = processes, interruption, False
         self.data, self.held_out = self._load(recipe.data.split), self._load(recipe.data.held_out)
-        self.preprocessing = Preprocessing.from_dict(recipe.data.preprocessing)
         seed_everything(self.settings.seed)
-        shape = self.preprocessing.data_shape(self.data.data_shape)
-        self.model: GenerativeModel = build_ready(recipe.model, "model", host=host, data_shape=shape)
-        self.model.before_training(self.data)
+        self.model: GenerativeModel = model_for(recipe.model, self.data, recipe.data.preprocessing, host=host)
         state = read_state(resume) if resume else None
-        self.start = self.saved = state.step if state else 0
+        self.start = state.step if state else 0
         own = state is not None and resume is not None and resume.parent == self.checkpoints
+        self.saved = self.start if own else None
         self.progress = Progress(**state.facts["progress"]) if state and own else Progress()
         self._require_same_data(state if own else None)
         self.prepare(state)
-        self.model.preprocessing, self.model.provenance = self.preprocessing, self._provenance()
+        self.model.provenance = self._provenance()
 
     @abc.abstractmethod
     def prepare(self, state: State | None) -> None:
@@ -127,8 +128,9 @@ class Run(abc.ABC):
             Stopped: a process was told to; the checkpoint of that step is written.
         """
         if self.processes.main:
-            write_json(self.folder / RECIPE, self.recipe.as_dict())
-            write_json(self.folder / ENVIRONMENT, self._environment())
+            sweep(self.folder)
+            replace_json(self.folder / RECIPE, self.recipe.as_dict())
+            replace_json(self.folder / ENVIRONMENT, self._environment())
         with self._log() as self.log:
             step = self.start
             if step:
@@ -141,12 +143,15 @@ class Run(abc.ABC):
                     self._report(values)
                 self._milestones(step)
                 self._heed(step)
-            self._finish(step)
+            try:
+                self._finish(step)
+            except _Interrupted:
+                self._heed(step)
 
     def batch(self, indices: Tensor, *seed: int) -> Any:
         """Preprocessed examples on this process's device; what is random in them depends on ``seed`` alone."""
         seed_everything(*seed)
-        return self.preprocessing(to_device(self.data.batch(indices), self.processes.device))
+        return self.model.preprocessing(to_device(self.data.batch(indices), self.processes.device))
 
     def save(self, step: int) -> None:
         """Writes a checkpoint, unless that of this step is there."""
@@ -160,7 +165,7 @@ class Run(abc.ABC):
                 save_state(self.checkpoints, state._replace(facts=facts), keep=self.settings.keep, best=best)
         self.saved = step
 
-    def measure(self, metrics: list[Any], step: int) -> dict[str, Measurement]:
+    def measure(self, metrics: list[Any]) -> dict[str, Measurement]:
         """Metrics on the held-out split, over all processes; it may be stopped between batches."""
         settings = self.recipe.evaluation
         return evaluate(
@@ -169,7 +174,7 @@ class Run(abc.ABC):
             self.held_out,
             batch=settings.batch,
             examples=settings.examples,
-            between=lambda: self._ask(step),
+            between=self._ask,
         )
 
     def _log(self) -> RunLog:
@@ -201,8 +206,13 @@ class Run(abc.ABC):
         """Measures on held-out data; returns whether this is worth a checkpoint: the best so far, where it matters."""
         if self.progress.evaluated == step:
             return False
-        with self.published():
-            values = self.held_out_values(step)
+        try:
+            with self.published():
+                values = self.held_out_values(step)
+        except _Interrupted:
+            # Here, where the weights are again those that training goes on from.
+            self._heed(step)
+            return False
         if not values:
             return False
         self.log.report("held_out", values)
@@ -215,7 +225,10 @@ class Run(abc.ABC):
             return
         with self.published():
             if self.processes.main:
-                pictures.draw(self.model, self.held_out, path, device=self.processes.device)
+                try:
+                    pictures.draw(self.model, self.held_out, path, device=self.processes.device)
+                except DataError as error:  # it cannot be written
+                    raise TrainingError(f"{error}; whole checkpoints stay as they are") from error
 
     def _heed(self, step: int) -> None:
         """Ends the run here if any process was told to stop."""
@@ -227,10 +240,11 @@ class Run(abc.ABC):
                 " written, and the same command goes on from there"
             )
 
-    def _ask(self, step: int) -> None:
-        """As ``_heed``, where processes have not yet told each other."""
+    def _ask(self) -> None:
+        """Ends a measurement if any process was told to stop."""
         (self.stopping,) = self.processes.any(self.interruption.heard)
-        self._heed(step)
+        if self.stopping:
+            raise _Interrupted
 
     def _finish(self, step: int) -> None:
         """Saves the trained model, then measures it and saves it with what was measured."""
@@ -242,7 +256,7 @@ class Run(abc.ABC):
         self.model.provenance = {**self.model.provenance, "steps": step, "seconds": seconds}
         with self.published():
             self._save_model()  # first, since a metric may refuse the model
-            measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics], step)
+            measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics])
             self.log.report("measured", {name: m.value for name, m in measured.items()})
             told: dict[str, Any] = {
                 "batch": settings.batch, "metrics": settings.metrics, "examples": settings.examples

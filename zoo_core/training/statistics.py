@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo_core.components import StatisticalModel
 from zoo_core.errors import TrainingError
 from zoo_core.randomness import derived_seed
+from zoo_core.ready_parts import is_ready
 from zoo_core.training.checkpoints import State
 from zoo_core.training.run import Run
 
@@ -43,7 +44,7 @@ class StatisticsRun(Run):
         self.fit = Fit(self.model)
         if state:
             self.take(state)
-        else:
+        elif not is_ready(self.recipe.model):  # the fit of one that is goes on from where it was
             seed = self.settings.seed
             some = self.data.order(derived_seed(seed, 0))[:START]
             self.fitted.begin(self.batch(some, seed)["image"])

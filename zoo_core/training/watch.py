@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from zoo_core.errors import Stopped, TrainingError
+from zoo_core.errors import ConfigError, Stopped, TrainingError
 
 log = logging.getLogger("zoo_core")
 
@@ -25,8 +25,8 @@ _runs = itertools.count()  # runs that this process has watched: each has keys o
 
 
 @contextmanager
-def watch(rank: int, world: int, *, silence: float = 15.0, folder: Path) -> Iterator[None]:
-    """Ends this process with exit code 1 once another one of the run has been silent for ``silence`` seconds.
+def watch(rank: int, world: int, *, silence: float | None = None, folder: Path) -> Iterator[None]:
+    """Ends this process with exit code 1 once another one of the run has been silent for too long.
 
     A collective operation cannot tell a process that works from one that hangs: it has to wait as long as the main
     process may save or encode, half an hour by default. So each process counts up in the store through which they
@@ -40,16 +40,19 @@ def watch(rank: int, world: int, *, silence: float = 15.0, folder: Path) -> Iter
 
     Args:
         rank: of this process, of ``world``.
+        silence: for how many seconds one may be silent; by default ``ZOO_SILENCE``, or 15. Only what keeps all of
+            Python waiting makes a process silent that works: a long call into C that holds the interpreter's lock.
         folder: the run's, to name the newest checkpoint when it is ended.
 
     Raises:
+        ConfigError: ``ZOO_SILENCE`` is no number of seconds.
         TrainingError: inside, a collective operation failed because another process had gone.
     """
     store = _connect() if world > 1 else None
     if store is None:
         yield
         return
-    heartbeat = Heartbeat(store, rank, world, silence=silence, folder=folder)
+    heartbeat = Heartbeat(store, rank, world, silence=silence or seconds_of_silence(), folder=folder)
     heartbeat.start()
     try:
         yield
@@ -62,6 +65,18 @@ def watch(rank: int, world: int, *, silence: float = 15.0, folder: Path) -> Iter
         raise
     else:
         heartbeat.end(in_peace=True)
+
+
+def seconds_of_silence() -> float:
+    """What the environment says."""
+    given = os.environ.get("ZOO_SILENCE", "15")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"ZOO_SILENCE: must be a number of seconds above 0, got {given!r}")
+    return seconds
 
 
 class Heartbeat:
