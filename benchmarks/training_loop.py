@@ -49,7 +49,7 @@ def bare(run: GradientRun) -> Iterator[None]:
     shuffled = torch.randperm(len(run.data)).split(run.settings.batch)
     optimizer = torch.optim.Adam(run.objective.parameters(), lr=1e-3, fused=True)
     for indices in itertools.cycle(shuffled):
-        batch = run.preprocessing(run.data.batch(indices))
+        batch = run.model.preprocessing(run.data.batch(indices))
         optimizer.zero_grad(set_to_none=True)
         run.objective(batch, 0, "model").total.backward()
         optimizer.step()

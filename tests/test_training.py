@@ -21,7 +21,7 @@ from zoo_core.data import InMemory, load
 from zoo_core.training import read_recipe, train
 from zoo_core.training.checkpoints import newest, read_state
 from zoo_core.training.order import Order
-from zoo_core.training.reading import parse_recipe
+from zoo_core.training.reading import parse_recipe, parse_yaml
 from zoo_core.training.recipe import Training
 from zoo_core.training.schedules import SCHEDULES, learning_rate
 
@@ -286,6 +286,18 @@ class TestRefusals:
         path.write_text(yaml.safe_dump(RECIPE))
         assert read_recipe(path, ["loss.beta=4", "training.lr=3e-4"]).loss == {"type": "vae/elbo", "beta": 4}
         assert math.isclose(read_recipe(path, ["training.lr=3e-4"]).training.lr, 3e-4)
+
+    def test_yaml_means_what_people_mean(self, tmp_path):
+        path = tmp_path / "tiny.yaml"
+        path.write_text("a: 1e-3\nb: no\nc: true\nd: off\ne: null\nf: 'no'\n")
+        assert parse_yaml(path.read_text(), "here") == {
+            "a": 1e-3,
+            "b": "no",
+            "c": True,
+            "d": "off",
+            "e": None,
+            "f": "no",
+        }
 
     def test_of_steps_and_epochs_one_replaces_the_other(self, tmp_path):
         path = tmp_path / "tiny.yaml"

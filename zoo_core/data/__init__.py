@@ -1,4 +1,4 @@
-"""Name → batches: embedded sets, local folders, the Hugging Face Hub; binarise, dequantise, resize.
+"""Name → batches: embedded sets, local folders, the Hugging Face Hub, held or streamed; binarise, dequantise, resize.
 
 >>> from zoo_core.data import load
 >>> digits = load("digits", "test")

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,10 @@ class Dataset(abc.ABC):
         data_shape: (C, H, W) of one image, or the shape of one example that is none, such as a latent.
         fingerprint: hex digits that identify the content: equal content, equal fingerprint.
         columns: the keys of a batch, ``"image"`` first; ``"label"`` and ``"caption"`` where known.
+        prefetch: whether a batch takes so long to read that the next is worth reading in the background.
     """
+
+    prefetch: ClassVar[bool] = False
 
     name: str
     split: str
@@ -87,7 +91,7 @@ class InMemory(Dataset):
         return f"InMemory({self.name!r}, {self.split!r}: {len(self)} x {shape}, {self.columns})"
 
     def batch(self, indices: Tensor) -> Batch:
-        places = _checked(indices, len(self))
+        places = checked_places(indices, len(self))
         return {key: _take(column, places) for key, column in self._columns.items()}
 
 
@@ -100,7 +104,13 @@ def _take(column: Tensor | Strings, indices: Tensor) -> Tensor | list[str]:
     return column.take(indices) if isinstance(column, Strings) else column.index_select(0, indices)
 
 
-def _checked(indices: Tensor, length: int) -> Tensor:
+def checked_places(indices: Tensor, length: int) -> Tensor:
+    """Indices of a data set as int64 on the CPU.
+
+    Raises:
+        DataError: they are no integers of shape (B,).
+        IndexError: one lies outside [0, length).
+    """
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
         raise DataError(f"indices must be integers of shape (B,), got {indices.dtype} {tuple(indices.shape)}")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < length:

@@ -13,9 +13,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from zoo_core.data.sizes import Size
 from zoo_core.errors import DataError
 
-Size = tuple[int, int]
 Pixels = npt.NDArray[np.uint8]
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -49,6 +49,25 @@ def decode_images(source: str, chunks: Iterable[Sequence[Any]], size: Size | Non
         raise DataError(f"{source} has no images")
     parts = map_ahead(decode, _numbered(chain([first], chunks)), _workers(first[0]))
     return torch.from_numpy(_join(source, list(parts)))
+
+
+def decode_rows(source: str, numbers: Sequence[int], items: Sequence[Any], size: Size | None) -> Iterator[Pixels]:
+    """These images in turn, each as it is: uint8 (1, H, W) if it is grey, else (3, H, W).
+
+    Args:
+        numbers: what to call each in errors.
+        items, size: as in :func:`decode_images`.
+
+    Raises:
+        DataError: an image is missing, damaged, too large or deeper than 8 bits.
+    """
+
+    def decode(row: tuple[int, Any]) -> Pixels:
+        return _decode(source, *row, size)
+
+    rows = zip(numbers, items, strict=True)
+    workers = _workers(items[0]) if items else 1
+    return map_ahead(decode, rows, workers) if workers > 1 else map(decode, rows)
 
 
 def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:

@@ -67,6 +67,24 @@ def resolve(name: str, revision: str) -> str:
     return commit
 
 
+def resolve_online(name: str, revision: str) -> str:
+    """The full commit behind a revision, as the Hub tells it now: for what is read from there later.
+
+    Raises:
+        Absent: there is no such data set or revision.
+        DataError: the Hub denies access, or is away.
+    """
+    require_name(name)
+    commit = None if offline() else _ask(name, revision)
+    if commit is None:
+        reason = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
+        raise DataError(
+            f"data set {name!r} cannot be streamed, since {reason}: leave out streaming if it is cached, or put a copy"
+            " into a folder of ZOO_DATA"
+        )
+    return commit
+
+
 def offline() -> bool:
     """Whether the user forbids network access, by Hugging Face's own variables."""
     switches = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")

@@ -11,8 +11,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from zoo_core.data.decoding import Size, decode_images
+from zoo_core.data.decoding import decode_images
 from zoo_core.data.features import find_columns
+from zoo_core.data.sizes import Size
 from zoo_core.data.strings import Strings
 from zoo_core.errors import DataError
 
@@ -58,12 +59,12 @@ def hub_builder(name: str, config: str | None, commit: str) -> datasets.DatasetB
 
 
 def _builder(source: str, **arguments: Any) -> datasets.DatasetBuilder:
-    with _reading(source):
+    with read_as_data(source):
         return datasets.load_dataset_builder(**arguments)
 
 
 @contextmanager
-def _reading(source: str) -> Iterator[None]:
+def read_as_data(source: str) -> Iterator[None]:
     """Errors of datasets and pyarrow, which come in a dozen types, as one that names the source."""
     try:
         yield
@@ -92,45 +93,61 @@ def read(
     Raises:
         DataError: there is no such split, no image column, or a column cannot be used.
     """
-    rows = _rows(source, builder, split, streaming)
+    require_split(source, builder, split)
+    rows = rows_of(source, builder, split, streaming=streaming)
     names = find_columns(source, rows.features or {}, chosen)
-    return _decode(source, _tables(source, rows, names), size, names)
+    return _decode(source, tables(source, as_stored(rows, names)), size, names)
 
 
-def _rows(source: str, builder: Any, split: str, streaming: bool) -> Any:
+def require_split(source: str, builder: Any, split: str) -> None:
+    """Refuses a split that the builder knows not to exist.
+
+    Raises:
+        DataError: listing those there are.
+    """
     splits = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
     if splits and split not in splits:
         raise DataError(f"{source} has no split {split!r}; it has: {', '.join(splits)}")
-    with _reading(source):
+
+
+def rows_of(source: str, builder: Any, split: str, *, streaming: bool) -> Any:
+    """A split as datasets reads it, in place if ``streaming``."""
+    with read_as_data(source):
         if streaming:
             return builder.as_streaming_dataset(split)
         builder.download_and_prepare()
         return builder.as_dataset(split)
 
 
-def _tables(source: str, rows: Any, names: Mapping[str, str]) -> Iterator[pa.Table]:
+def as_stored(rows: Any, names: Mapping[str, str]) -> Any:
+    """The columns in question alone, the images as they are stored: encoded, or the paths of files."""
     image = names["image"]
     if isinstance(rows.features[image], datasets.Image):
         rows = rows.cast_column(image, datasets.Image(decode=False))
-    tables = rows.select_columns(list(names.values())).with_format("arrow").iter(CHUNK)
-    with _reading(source):
-        yield from tables
+    return rows.select_columns(list(names.values()))
 
 
-def _decode(source: str, tables: Iterator[pa.Table], size: Size | None, names: Mapping[str, str]) -> Columns:
+def tables(source: str, rows: Any) -> Iterator[pa.Table]:
+    """All rows, some at a time."""
+    with read_as_data(source):
+        yield from rows.with_format("arrow").iter(CHUNK)
+
+
+def _decode(source: str, parts: Iterator[pa.Table], size: Size | None, names: Mapping[str, str]) -> Columns:
     kept: list[pa.Table] = []
 
     def images() -> Iterator[Sequence[Any]]:
-        for table in tables:
+        for table in parts:
             kept.append(table.drop_columns([names["image"]]))
             yield table[names["image"]].to_pylist()
 
-    columns: Columns = {"image": decode_images(source, images(), size)}
-    for name, read_column in SMALL.items():
-        if name in names:
-            parts = [part for table in kept for part in table[names[name]].chunks]
-            columns[name] = read_column(source, pa.chunked_array(parts))
-    return columns
+    image = decode_images(source, images(), size)
+    return {"image": image, **small_columns(source, pa.concat_tables(kept), names)}
+
+
+def small_columns(source: str, table: pa.Table, names: Mapping[str, str]) -> Columns:
+    """Labels and captions, as far as there are any."""
+    return {name: read_one(source, table[names[name]]) for name, read_one in SMALL.items() if name in names}
 
 
 def _label(source: str, column: pa.ChunkedArray) -> Tensor:

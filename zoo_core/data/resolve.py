@@ -30,7 +30,8 @@ def load(name: str, split: str = "train", *, host: PluginHost | None = None, **o
         split: ``"train"``, ``"test"``, …
         host: whose plugins are asked; those of this process by default.
         options: of the registered data set, of :func:`zoo_core.data.sources.from_path` or of
-            :func:`zoo_core.data.sources.from_hub`: ``image_size``, ``config``, ``revision``, …
+            :func:`zoo_core.data.sources.from_hub`: ``image_size``, ``config``, ``revision``,
+            ``streaming``, …
 
     Raises:
         ConfigError: there is no such option, or its value is not allowed.

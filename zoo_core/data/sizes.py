@@ -3,7 +3,8 @@
 from zoo_core.arguments import shown
 from zoo_core.errors import ConfigError
 
-ImageSize = int | tuple[int, int] | None
+Size = tuple[int, int]
+ImageSize = int | Size | None
 
 
 def checked_size(size: object) -> tuple[int, int] | None:

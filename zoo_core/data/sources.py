@@ -11,11 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from zoo_core.arguments import checked
 from zoo_core.data import hub
 from zoo_core.data.cache import cached
-from zoo_core.data.dataset import InMemory
+from zoo_core.data.dataset import Dataset, InMemory
 from zoo_core.data.keys import cache_key, file_facts
-from zoo_core.data.sizes import ImageSize, checked_size
+from zoo_core.data.sizes import ImageSize, Size, checked_size
 from zoo_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def from_path(
     config: str | None = None,
     image_size: ImageSize = None,
     columns: Mapping[str, str] | None = None,
-) -> InMemory:
+    streaming: bool = False,
+) -> Dataset:
     """A local copy: a ``.parquet`` file, or a folder of parquet files or of images.
 
     Args:
@@ -39,14 +41,19 @@ def from_path(
         image_size: (H, W), or the side of a square, to which images are cut about their centre and
             resized.
         columns: the source's columns to use, by canonical name: ``{"label": "fine_label"}``.
+        streaming: read and decode what a batch needs when it is asked for, instead of everything now: for what
+            does not fit into memory or the cache. Parquet and folders of images only; see
+            :class:`zoo_core.data.streaming.Streamed`.
 
     Raises:
-        ConfigError: ``image_size`` is no size.
-        DataError: it is no data set, it has no such split, or its images cannot be used.
+        ConfigError: ``image_size`` is no size, or ``streaming`` neither true nor false.
+        DataError: it is no data set, it has no such split, its images cannot be used, or it cannot be streamed.
     """
     # Path.expanduser raises another error where there is no such user.
     place, name = Path(os.path.expanduser(path)), name or str(path)
     size = checked_size(image_size)
+    if checked(streaming, bool, "streaming"):
+        return _streamed_path(name, split, _existing(place), config, size, columns)
     facts = (_facts(place), split, config, size, dict(columns or {}))
     key = cache_key("-".join((*place.resolve().parts[-2:], split)), *facts)
 
@@ -68,19 +75,25 @@ def from_hub(
     config: str | None = None,
     image_size: ImageSize = None,
     columns: Mapping[str, str] | None = None,
-) -> InMemory:
+    streaming: bool = False,
+) -> Dataset:
     """A data set repository on the Hugging Face Hub, ``organisation/name``.
 
     Args:
         revision: a branch, tag or commit. A full commit asks the Hub nothing once it is cached;
             another name costs one request, and what it last meant is used while the Hub is away.
-        config, image_size, columns: as in :func:`from_path`.
+        config, image_size, columns, streaming: as in :func:`from_path`. Streamed, nothing is downloaded whole and
+            nothing is cached: parts of files are asked for, all of the commit that ``revision`` means now.
 
     Raises:
-        DataError: there is no such repository or split, it holds no images, or it is not cached and
-            the Hub cannot be reached (``HF_HUB_OFFLINE`` included).
+        ConfigError: as in :func:`from_path`.
+        DataError: there is no such repository or split, it holds no images, or it is not cached (or to be streamed)
+            and the Hub cannot be reached (``HF_HUB_OFFLINE`` included).
     """
-    size, commit = checked_size(image_size), hub.resolve(name, revision)
+    size = checked_size(image_size)
+    if checked(streaming, bool, "streaming"):
+        return _streamed_hub(name, split, revision, config, size, columns)
+    commit = hub.resolve(name, revision)
     facts = (name, commit, split, config, size, dict(columns or {}))
     key = cache_key(f"{name}-{split}", *facts)
 
@@ -93,15 +106,41 @@ def from_hub(
     return _dataset(name, split, key, decode)
 
 
+def _streamed_path(
+    name: str, split: str, place: Path, config: str | None, size: Size | None, columns: Mapping[str, str] | None
+) -> Dataset:
+    from zoo_core.data import reading, streaming
+    from zoo_core.data.byte_ranges import LocalFiles
+
+    with TemporaryDirectory() as scratch:
+        builder = reading.local_builder(place, config, scratch)
+        return streaming.streamed(name, builder, split, size, columns, LocalFiles)
+
+
+def _streamed_hub(
+    name: str, split: str, revision: str, config: str | None, size: Size | None, columns: Mapping[str, str] | None
+) -> Dataset:
+    commit = hub.resolve_online(name, revision)
+    from zoo_core.data import reading, streaming
+    from zoo_core.data.byte_ranges import HubFiles
+
+    builder = reading.hub_builder(name, config, commit)
+    return streaming.streamed(name, builder, split, size, columns, HubFiles)
+
+
 def _dataset(name: str, split: str, key: str, decode: Callable[[], Columns]) -> InMemory:
     entry = cached(key, decode)
     return InMemory(name, split, entry.columns, entry.fingerprint)
 
 
-def _facts(place: Path) -> list[tuple[str, int, int]]:
+def _existing(place: Path) -> Path:
     if not place.exists():
         raise DataError(f"no such folder or file: {place}")
+    return place
+
+
+def _facts(place: Path) -> list[tuple[str, int, int]]:
     try:
-        return file_facts(place)
+        return file_facts(_existing(place))
     except OSError as error:
         raise DataError(f"{place} cannot be read: {error}") from error

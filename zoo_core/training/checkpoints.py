@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core.errors import TrainingError
 from zoo_core.files import WRITING, whole_folder, write_json
@@ -32,12 +32,14 @@ class State(NamedTuple):
         tensors: named tensors by what they are: ``objective``, and ``average`` if there is one.
         optimizers: state dictionaries, by player.
         facts: whatever else, as JSON knows it.
+        origin: where it was read.
     """
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     optimizers: Mapping[str, Mapping[str, Any]] = {}
     facts: Mapping[str, Any] = {}
+    origin: Path | None = None
 
 
 def save_state(folder: Path, state: State, *, keep: int, best: int | None = None) -> Path:
@@ -159,7 +161,20 @@ def read_state(folder: Path) -> State:
         for player, rest in told["optimizers"].items()
     }
     tensors = {name: load_file(folder / f"{name}.safetensors") for name in told["tensors"]}
-    return State(told["step"], tensors, optimizers, told["facts"])
+    return State(told["step"], tensors, optimizers, told["facts"], folder)
+
+
+def load(objective: nn.Module, state: State) -> None:
+    """Puts what is trained into a state.
+
+    Raises:
+        TrainingError: it is the state of something else.
+    """
+    try:
+        objective.load_state_dict(dict(state.tensors["objective"]))
+    except RuntimeError as error:
+        cause = str(error).splitlines()[1:2] or [str(error)]
+        raise TrainingError(f"checkpoint {state.origin} does not fit this recipe: {cause[0].strip()}") from error
 
 
 def _write(folder: Path, state: State) -> None:

@@ -6,13 +6,17 @@ from typing import Any
 
 from torch import nn
 
+from zoo_core.arguments import parameters
 from zoo_core.components import GenerativeModel, StatisticalModel
+from zoo_core.config import check
 from zoo_core.errors import ConfigError
 from zoo_core.host import PluginHost, default_host
 from zoo_core.pretrained import from_pretrained
 from zoo_core.ready_parts import KEY, full_name, pinned
 from zoo_core.training.freezing import freeze as frozen
 from zoo_core.training.lora import add_lora
+
+WARMUP = "warmup"  # what losses call the steps over which their weights rise, and recipes those of the learning rate
 
 
 def recipe_from(
@@ -29,7 +33,7 @@ def recipe_from(
     Args:
         model: a folder, a registered name such as ``"vae-mnist"``, or a Hub id, at that ``revision``.
         recipe: what is done with it; ``model`` in it, if there is one, is replaced. Default is the recipe that the
-            model was trained by, whose loss, data, training and evaluation can be changed.
+            model was trained by, but for warm-ups of the learning rate and of the loss, which are over.
 
     Raises:
         ConfigError: there is no recipe, and the model does not record its own.
@@ -42,11 +46,19 @@ def recipe_from(
         raise ConfigError(f"{name!r} does not record how it was trained; name a recipe to train it by")
     title = own.get("name") or Path(name).name
     return {
-        **(own if recipe is None else recipe),
+        **(_warmed_up(own, host) if recipe is None else recipe),
         "name": f"{title}-fine-tuned",
         "summary": f"{title}, trained further.",
         "model": {KEY: name, **pinned(name, revision, loaded, host)},
     }
+
+
+def _warmed_up(recipe: Mapping[str, Any], host: PluginHost) -> dict[str, Any]:
+    """The same recipe without the warm-ups that a model begins with."""
+    loss = recipe.get("loss")
+    if loss is not None and WARMUP in parameters(check(loss, "loss", path="loss", host=host)):
+        loss = {**({"type": loss} if isinstance(loss, str) else loss), WARMUP: 0}
+    return {**recipe, "loss": loss, "training": {**recipe["training"], WARMUP: 0}}
 
 
 def adapt(model: nn.Module, *, freeze: Sequence[str] = (), lora: Mapping[str, Any] | None = None) -> None:

@@ -1,8 +1,10 @@
 """Fitting by gradients. Everything random is a function of (seed, step, micro-batch), so a resumed run is exact."""
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from zoo_core.config import build
 from zoo_core.errors import TrainingError
 from zoo_core.randomness import seed_everything
 from zoo_core.training.averages import Average
-from zoo_core.training.checkpoints import State
+from zoo_core.training.checkpoints import State, load
 from zoo_core.training.fine_tuning import adapt
 from zoo_core.training.guard import diagnosis
 from zoo_core.training.held_out import LossTerms
@@ -24,6 +26,8 @@ from zoo_core.training.recipe import Training
 from zoo_core.training.run import Run
 from zoo_core.training.schedules import learning_rate
 from zoo_core.training.wrapping import recompute, wrapping
+
+log = logging.getLogger("zoo_core")
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
@@ -54,7 +58,7 @@ class GradientRun(Run):
         self.objective = Objective(self.model, self.loss, bf16=self._bf16())
         self._lay_out()
         if state:
-            self.objective.load_state_dict(dict(state.tensors["objective"]))
+            load(self.objective, state)
         self.wrapping = wrapping(self.processes.accelerator, settings.parallel)
         self.wrapped = self.wrapping.wrap(self.objective, unused=len(self.objective.players()) > 1)
         self.optimizers = _optimizers(settings, self.objective)
@@ -119,11 +123,14 @@ class GradientRun(Run):
     def _parts(self, step: int) -> Iterator[Part]:
         """This process's micro-batches of a step, each made when it is asked for."""
         seed, world, rank = self.settings.seed, self.processes.world, self.processes.rank
-        indices = self.order.step(step)
+        examples = len(self.order.step(step))
         for number in range(rank, self.order.parts, world):
-            own = indices[number :: self.order.parts]
+            own, further = self.order.part(step, number), number + world
+            next_place = (step, further) if further < self.order.parts else (step + 1, rank)
+            following = self.order.part(*next_place)
             # Processes are meaned over, examples are not.
-            yield Part(number, self.batch(own, seed, step, number), len(own) / len(indices) * world)
+            weight = len(own) / examples * world
+            yield Part(number, self.batch(own, seed, step, number, following=following), weight)
 
     def _move(self, player: str, parts: Iterable[Part], step: int) -> tuple[list[Part], dict[str, Tensor]]:
         """One player's step; the micro-batches where another player follows, and what to report."""
@@ -166,8 +173,12 @@ class GradientRun(Run):
         wrong = not bool(torch.isfinite(sums["loss"]) & torch.isfinite(norm))
         wrong, self.stopping = self.processes.any(wrong, self.interruption.heard)
         if wrong:
-            told = next(filter(None, self.processes.all(self._complaint(sums, norm, part, player, step))))
+            complaints = filter(None, self.processes.all(self._complaint(sums, norm, part, player, step)))
+            # The gradient is that of all processes, the loss of those alone in which it is no number.
+            told = min(complaints, key=lambda complaint: not complaint.startswith("the loss"))
             self._forget_gradients(player)
+            if player != MODEL:
+                raise TrainingError(f"{told}; the model had made this step by then, so go on from {self.checkpoints}")
             self.save(step)
             raise TrainingError(
                 f"{told}; no weight was changed by this step, and the checkpoint from before it is in"
@@ -177,8 +188,8 @@ class GradientRun(Run):
     def _complaint(self, sums: dict[str, Tensor], norm: Tensor, part: Part, player: str, step: int) -> str:
         """What is no number in this process, and where it comes from; empty if all is well here."""
 
-        def again() -> None:
-            seed_everything(self.settings.seed, step, part.number)
+        def again(part: Part) -> None:
+            seed_everything(self.settings.seed, step, part.number, *(() if player == MODEL else (1,)))
             self.objective(part.batch, step, player)
 
         values = {"the loss": float(sums["loss"]), "the norm of the gradient": float(norm)}
@@ -187,18 +198,24 @@ class GradientRun(Run):
             return ""
         terms = ", ".join(f"{name} {float(value):.4g}" for name, value in sums.items() if name != "loss")
         alone = self.settings.parallel == "ddp" or self.processes.world == 1
-        cause = diagnosis(self.objective, part.batch, again if alone else None)
+        parts = [part] if self.order.parts == self.processes.world else self._parts(step)
+        cause = diagnosis(self.objective, ((p.batch, partial(again, p) if alone else None) for p in parts))
         return f"{wrong[0]} at step {step} ({terms}){': ' if cause else ''}{cause}"
 
     def _take_optimizers(self, state: State) -> None:
         for player, optimizer in self.optimizers.items():
-            wanted = dict(state.optimizers[player])
-            wanted["state"] = {
+            saved, groups = state.optimizers[player], optimizer.state_dict()["param_groups"]
+            if [group["params"] for group in groups] != [group["params"] for group in saved["param_groups"]]:
+                log.warning("the optimiser begins anew, for %s does not train the same parameters", state.origin)
+                continue
+            entries = {
                 i: {key: self._sharded(value, self.moved[player][i]) for key, value in entry.items()}
-                for i, entry in wanted["state"].items()
+                for i, entry in saved["state"].items()
             }
-            optimizer.load_state_dict(wanted)
-        self._take_average(state)
+            # Rates and the like are the recipe's, which may be another one than that of the checkpoint.
+            optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        if "average" in state.tensors:
+            self._take_average(state)
 
     def _take_average(self, state: State) -> None:
         if self.average:
@@ -206,7 +223,10 @@ class GradientRun(Run):
             self.average.take({name: self.wrapping.like(saved[name], value) for name, value in own.items()})
 
     def _sharded(self, value: Tensor, parameter: Tensor) -> Tensor:
-        return self.wrapping.like(value, parameter) if value.shape == parameter.shape else value
+        """This process's share, laid out in memory as the parameter is: a fused step takes that for granted."""
+        if value.shape != parameter.shape:
+            return value
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(self.wrapping.like(value, parameter))
 
     def _whole(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state = optimizer.state_dict()

@@ -3,21 +3,25 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from zoo_core.components import Batch
 
 
-def diagnosis(objective: nn.Module, batch: Batch, again: Callable[[], Any] | None) -> str:
+def diagnosis(objective: nn.Module, batches: Iterable[tuple[Batch, Callable[[], Any] | None]]) -> str:
     """The first tensor that holds nan or infinity, in the order in which they come about; empty if none is found.
 
     Args:
-        again: computes the loss once more; None where one process cannot do so alone.
+        batches: each with what computes the loss of it once more; None where one process cannot do so alone.
     """
-    outputs = _in_outputs(objective, again) if again else ()
-    steps = (_in_batch(batch), _in_weights(objective), outputs, _in_gradients(objective))
-    return next((told for step in steps for told in step), "")
+    forward = (_forward(objective, batch, again) for batch, again in batches)
+    return next((told for step in (*forward, _in_gradients(objective)) for told in step), "")
+
+
+def _forward(objective: nn.Module, batch: Batch, again: Callable[[], Any] | None) -> Iterator[str]:
+    yield from _in_batch(batch)
+    yield from _in_weights(objective)
+    yield from _in_outputs(objective, again) if again else ()
 
 
 def _in_batch(batch: Batch) -> Iterator[str]:
@@ -41,8 +45,7 @@ def _in_outputs(objective: nn.Module, again: Callable[[], Any]) -> Iterator[str]
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in objective.named_modules() if name]
     try:
-        with torch.no_grad():
-            again()
+        again()  # with its graph, on which a loss may have hooks
     finally:
         for hook in hooks:
             hook.remove()

@@ -368,11 +368,11 @@ def asked_of_accelerate(command: Sequence[str]) -> int:
 
         with contextlib.redirect_stderr(io.StringIO()):
             given = launch_command_parser().parse_args(options)
-        if given.num_processes is None and (
-            given.config_file or (not given.cpu and Path(default_config_file).exists())
-        ):
-            given.num_processes = load_config_from_file(given.config_file).num_processes
-        return int(given.num_processes or 1)
+        if given.num_processes is not None:
+            return int(given.num_processes)
+        if given.config_file or (Path(default_config_file).is_file() and not given.cpu):
+            return int(load_config_from_file(given.config_file).num_processes)
+        return 1
     except (Exception, SystemExit):  # another version of Accelerate, which is no reason to refuse a run
         return 1
 

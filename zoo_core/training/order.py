@@ -25,7 +25,7 @@ class Order:
         self.data, self.batch, self.seed = data, settings.batch, settings.seed
         self.parts = settings.batch // settings.micro_batch if settings.micro_batch else world
         self.drop_last = settings.drop_last
-        self.epoch, self.permutation = -1, Tensor()
+        self.permutations: dict[int, Tensor] = {}
         self._require_shares(settings.micro_batch, world)
 
     @property
@@ -41,9 +41,15 @@ class Order:
     def step(self, step: int) -> Tensor:
         """The examples of a step, (batch,) or fewer at the end of an epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self.epoch:
-            self.epoch, self.permutation = epoch, self.data.order(derived_seed(self.seed, epoch))
-        return self.permutation[place * self.batch : (place + 1) * self.batch]
+        if epoch not in self.permutations:
+            # Two are kept, for the next batch is asked for while the present one is at work.
+            kept = {near: order for near, order in self.permutations.items() if abs(near - epoch) == 1}
+            self.permutations = {**kept, epoch: self.data.order(derived_seed(self.seed, epoch))}
+        return self.permutations[epoch][place * self.batch : (place + 1) * self.batch]
+
+    def part(self, step: int, number: int) -> Tensor:
+        """The examples of a step's micro-batch, from 0 to ``parts`` - 1."""
+        return self.step(step)[number :: self.parts]
 
     def _require_shares(self, micro_batch: int | None, world: int) -> None:
         if self.parts % world or self.batch % self.parts:

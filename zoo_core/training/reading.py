@@ -141,9 +141,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a string; everybody means the number."""
+    """YAML 1.1 takes 1e-3 for a string and ``no`` for false; everybody means the number and the word."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, form) for tag, form in known if tag != "tag:yaml.org,2002:bool"]
+        for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

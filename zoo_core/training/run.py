@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo_core.components import GenerativeModel, Measurement
 from zoo_core.config import build
 from zoo_core.data import Dataset, load
+from zoo_core.data.prefetch import Ahead
 from zoo_core.errors import DataError, Stopped, TrainingError
 from zoo_core.evaluation import evaluate, results
 from zoo_core.evaluation.measuring import to_device
@@ -72,6 +73,7 @@ class Run(abc.ABC):
         self.recipe, self.settings, self.folder, self.host = recipe, recipe.training, folder, host
         self.processes, self.interruption, self.stopping = processes, interruption, False
         self.data, self.held_out = self._load(recipe.data.split), self._load(recipe.data.held_out)
+        self.ahead = Ahead(self.data)
         seed_everything(self.settings.seed)
         self.model: GenerativeModel = model_for(recipe.model, self.data, recipe.data.preprocessing, host=host)
         state = read_state(resume) if resume else None
@@ -143,15 +145,21 @@ class Run(abc.ABC):
                     self._report(values)
                 self._milestones(step)
                 self._heed(step)
+            self.ahead.close()
             try:
                 self._finish(step)
             except _Interrupted:
                 self._heed(step)
 
-    def batch(self, indices: Tensor, *seed: int) -> Any:
-        """Preprocessed examples on this process's device; what is random in them depends on ``seed`` alone."""
+    def batch(self, indices: Tensor, *seed: int, following: Tensor | None = None) -> Any:
+        """Preprocessed examples on this process's device; what is random in them depends on ``seed`` alone.
+
+        Args:
+            following: those that are likely to be asked for next, to be read meanwhile.
+        """
         seed_everything(*seed)
-        return self.model.preprocessing(to_device(self.data.batch(indices), self.processes.device))
+        stored = self.ahead.batch(indices, following)
+        return self.model.preprocessing(to_device(stored, self.processes.device))
 
     def save(self, step: int) -> None:
         """Writes a checkpoint, unless that of this step is there."""

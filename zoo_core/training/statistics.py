@@ -10,7 +10,7 @@ from zoo_core.components import StatisticalModel
 from zoo_core.errors import TrainingError
 from zoo_core.randomness import derived_seed
 from zoo_core.ready_parts import is_ready
-from zoo_core.training.checkpoints import State
+from zoo_core.training.checkpoints import State, load
 from zoo_core.training.run import Run
 
 START = 10_000  # examples from which a fit begins
@@ -71,7 +71,7 @@ class StatisticsRun(Run):
         return State(step, {"objective": self.fit.state_dict()})
 
     def take(self, state: State) -> None:
-        self.fit.load_state_dict(dict(state.tensors["objective"]))
+        load(self.fit, state)
 
     def _settled(self) -> bool:
         before, now = self.fit.last_two.tolist()
@@ -84,8 +84,10 @@ class StatisticsRun(Run):
         rank, world = self.processes.rank, self.processes.world
         batches = torch.split(torch.arange(len(self.data)), self.settings.batch)
         sums: dict[str, Tensor] = {}
-        for number in range(rank, len(batches), world):
-            x = self.batch(batches[number], self.settings.seed, number)["image"]
+        own = range(rank, len(batches), world)
+        for number in own:
+            following = batches[number + world if number + world in own else rank]
+            x = self.batch(batches[number], self.settings.seed, number, following=following)["image"]
             for name, value in self.fitted.statistics(x).items():
                 sums[name] = sums[name] + value if name in sums else value
         if not sums:
