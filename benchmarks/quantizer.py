@@ -44,6 +44,7 @@ def by_zoo(e: Tensor, gradient: str) -> tuple[Step, Codes]:
 
     def step(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z_q, codes, loss, _ = quantizer(z)
+        quantizer.after_step()
         return z_q, codes, loss.sum()
 
     return step, lambda: quantizer.e

@@ -6,7 +6,7 @@ Distributions: ``batch_shape`` holds the leading dimensions, ``event_shape`` one
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar, NamedTuple
 
@@ -82,6 +82,14 @@ class Component(nn.Module, metaclass=ComponentMeta):
         The training loop calls it once after each step that changes weights, in every process alike and with equal
         seeds: what ``forward`` has gathered from this process's micro-batches is added up over the processes here.
         """
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """Repeated parts, such as the layers of a transformer; none, unless a class says otherwise.
+
+        Large models are sharded and recomputed one block at a time. So each is called as a module, takes and returns
+        tensors, and nothing outside of it uses its parameters in training.
+        """
+        return ()
 
 
 class Posterior(Component):

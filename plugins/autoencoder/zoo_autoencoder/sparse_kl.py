@@ -13,7 +13,7 @@ Frequency = Annotated[float, Bounds("a number between 0 and 1", low=0, high=1, o
 
 
 class SparseKL(Penalized):
-    """Omega = Σ_k KL(B(p) || B(q_k)), q_k the mean over the batch of the code z_k in [0, 1].
+    """Omega = Σ_k KL(B(p) || B(q_k)), q_k the mean over a micro-batch of the code z_k in [0, 1].
 
     Sparse deep belief net model for visual area V2 (Lee et al., 2007) https://papers.nips.cc/paper/3313
     Sparse autoencoder (Ng, 2011) https://web.stanford.edu/class/cs294a/sparseAutoencoder.pdf

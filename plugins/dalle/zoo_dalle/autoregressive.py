@@ -1,10 +1,10 @@
 """A transformer over the codes of an image: a prior for models with a quantizer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo_core import Batch, ConfigError, DataError, GenerativeModel, NonNegativeInt, PositiveInt, Shape
 from zoo_dalle.dalle import taken
@@ -45,6 +45,9 @@ class Autoregressive(GenerativeModel):
         self.data_shape, self.codebook_size, self.classes = tuple(data_shape), codebook_size, classes
         starts = max(1, classes)
         self.stream = Stream(starts, codebook_size, self.data_shape, dim, depth, heads, checkpointing=checkpointing)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.stream.transformer.blocks
 
     def log_prob(self, x: Tensor, *, label: Labels | None = None) -> Tensor:
         """log p(k), or log p(k|label), exact, in nats, (B,), for codes int64 (B, *data_shape)."""

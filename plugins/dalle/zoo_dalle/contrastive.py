@@ -19,7 +19,7 @@ class Contrastive(Loss):
 
     with t_ij = 1/n_i for the n_i captions of the batch that are equal to y_i, itself included, and else 0.
 
-    Each process takes the other captions from its own share of the batch: with more processes there are fewer of them.
+    The other captions are those of the same micro-batch: the smaller it is, the fewer of them there are.
 
     Representation learning with contrastive predictive coding (van den Oord et al., 2018) https://arxiv.org/abs/1807.03748
     Learning transferable visual models from natural language supervision (Radford et al., 2021)

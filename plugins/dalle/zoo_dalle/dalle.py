@@ -1,10 +1,10 @@
 """A transformer over captions and images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from zoo_core import Batch, ConfigError, DataError, GenerativeModel, NonNegativeFloat, PositiveInt, Quantizer
@@ -99,6 +99,9 @@ class DALLE(CaptionReader):
         super().train(mode)
         self.first_stage.eval()
         return self
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.stream.transformer.blocks
 
     # --- captions ---------------------------------------------------------------------------------------------
 

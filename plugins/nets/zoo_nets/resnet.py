@@ -1,6 +1,6 @@
 """Convolutional bodies with residual blocks after each change of resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -45,6 +45,9 @@ class ResNetEncoder(StagedEncoder):
         refine = residual(blocks, activation)
         super().__init__(data_shape, latents, channels, hidden, layout, activation, posterior, refine)
 
+    def blocks(self) -> Iterable[nn.Module]:
+        return residual_blocks(self.body)
+
 
 class ResNetDecoder(StagedDecoder):
     """Like ``ConvDecoder``, with ``blocks`` residual blocks in each stage."""
@@ -62,6 +65,13 @@ class ResNetDecoder(StagedDecoder):
         refine = residual(blocks, activation)
         super().__init__(data_shape, latent_shape, channels, hidden, activation, likelihood, refine)
 
+    def blocks(self) -> Iterable[nn.Module]:
+        return residual_blocks(self.body)
+
 
 def residual(blocks: int, activation: Activation) -> Refine:
     return lambda channels: nn.Sequential(*(ResidualBlock(channels, activation) for _ in range(blocks)))
+
+
+def residual_blocks(body: nn.Module) -> list[nn.Module]:
+    return [module for module in body.modules() if isinstance(module, ResidualBlock)]

@@ -13,10 +13,10 @@ class BetaTC(Loss):
     """-E_q[log p(x|z)] + alpha I(x; z) + beta KL(q(z) || Π_j q(z_j)) + gamma Σ_j KL(q(z_j) || p(z_j)), z ~ q(z|x).
 
     The three add up to KL(q(z|x) || p(z)), so that alpha = beta = gamma = 1 is -ELBO. Here q(z) = 1/N Σ_n q(z|x_n) is
-    that of the whole data set, estimated from a batch of B by stratified sampling: the x_i that z_i came from counts
-    1/N, the others share (N - 1)/N evenly (in the paper one of them takes the odd part: the same mean, more noise).
-    This q(z_i) is unbiased, and exact for B = N; its logarithm is too low on the average, the more so the fewer x_n of
-    the batch have z_i in reach: the mutual information comes out too high, though never above log N, and the
+    that of the whole data set, estimated from a micro-batch of B by stratified sampling: the x_i that z_i came from
+    counts 1/N, the others share (N - 1)/N evenly (in the paper one of them takes the odd part: the same mean, more
+    noise). This q(z_i) is unbiased, and exact for B = N; its logarithm is too low on the average, the more so the fewer
+    x_n of these have z_i in reach: the mutual information comes out too high, though never above log N, and the
     dimension-wise KL too low.
 
     Isolating sources of disentanglement in VAEs (Chen et al., 2018) https://arxiv.org/abs/1802.04942

@@ -10,7 +10,7 @@ from zoo_vae.several import require_several
 
 
 class DIP(Loss):
-    """-ELBO + lambda_od Σ_{i ≠ j} C_ij^2 + lambda_d Σ_i (C_ii - 1)^2, for a covariance C (D, D) over the batch.
+    """-ELBO + lambda_od Σ_{i ≠ j} C_ij^2 + lambda_d Σ_i (C_ii - 1)^2, for a covariance C (D, D) over a micro-batch.
 
     Variational inference of disentangled latent concepts (Kumar et al., 2018) https://arxiv.org/abs/1711.00848
 

@@ -26,7 +26,7 @@ class ELBO(Loss):
 
     Args:
         beta: weight of the rate; 1 is the bound on log p(x).
-        free_bits: bits per latent dimension that cost nothing, each dimension's KL being meaned over the batch.
+        free_bits: bits per latent dimension that cost nothing, each dimension's KL being meaned over a micro-batch.
         warmup: steps over which beta rises linearly from 0.
 
     Terms: ``distortion`` and ``rate``, in nats, without their weights.

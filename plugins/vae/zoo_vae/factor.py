@@ -30,8 +30,8 @@ class FactorVAE(AdversarialLoss):
 
     Disentangling by factorising (Kim & Mnih, 2018) https://arxiv.org/abs/1802.05983
 
-    To the adversary the first half of a batch is q(z), and the second half, permuted, Π_j q(z_j): no example is in
-    both. The model learns from the whole batch.
+    To the adversary the first half of a micro-batch is q(z), and the second half, permuted, Π_j q(z_j): no example is
+    in both. The model learns from all of it.
 
     Args:
         latent_shape: (D,).
@@ -43,7 +43,7 @@ class FactorVAE(AdversarialLoss):
     ``accuracy``, the share of draws that it tells right: 1/2 where it finds no correlation.
 
     Raises:
-        ConfigError: latents are no vectors, or half of a training batch is too little to permute.
+        ConfigError: latents are no vectors, or half of a micro-batch is too little to permute.
     """
 
     adversary_betas = (0.5, 0.9)
@@ -117,7 +117,8 @@ def halves(z: Tensor) -> tuple[Tensor, Tensor]:
     if len(z) - half < 2:
         raise ConfigError(
             f"factor permutes half of a batch among its examples, and learns nothing from a batch of {len(z)}: "
-            "raise training.batch to at least 3 for each process"
+            "raise training.batch to at least 3 for each process, and training.micro_batch to at least 3;"
+            " training.drop_last leaves out the smaller last batch of an epoch"
         )
     return z[:half], z[half:]
 

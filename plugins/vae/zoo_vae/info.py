@@ -16,7 +16,7 @@ class InfoVAE(Loss):
     """-E_q[log p(x|z)] + (1 - alpha) KL(q(z|x) || p(z)) + (alpha + lambda - 1) MMD^2(q(z), p(z)), z ~ q(z|x).
 
     Information maximizing variational autoencoders (Zhao et al., 2019) https://arxiv.org/abs/1706.02262
-    MMD^2 by its unbiased estimate (Gretton et al., 2012) https://jmlr.org/papers/v13/gretton12a.html
+    MMD^2 of a micro-batch, unbiased (Gretton et al., 2012) https://jmlr.org/papers/v13/gretton12a.html
 
     Args:
         alpha: reward of the information that z carries; 1 takes the rate away, which is the MMD-VAE. A learned

@@ -14,5 +14,6 @@ def require_several(z: Tensor, needed_by: str) -> None:
     if len(z) < 2 and z.requires_grad:
         raise ConfigError(
             f"{needed_by} compares the examples of a batch, and learns nothing from one: "
-            "raise training.batch to at least 2 for each process"
+            "raise training.batch to at least 2 for each process, and training.micro_batch to at least 2;"
+            " training.drop_last leaves out the smaller last batch of an epoch"
         )

@@ -1,5 +1,6 @@
 """Quantizers against brute force, against their formulas by hand, and against autograd."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from zoo_vqvae.perplexity import perplexity
 from zoo_vqvae.residual import Residual
 from zoo_vqvae.simvq import SimVQ
 
-from zoo_core import ConfigError, Quantizer, build
+from zoo_core import Component, ConfigError, Quantizer, build
 
 VECTOR, GRID = (3,), (3, 2, 4)
 NAMES: dict[str, Any] = {
@@ -48,8 +49,23 @@ def seeded() -> Iterator[None]:
 def made(config: Any, shape: tuple[int, ...] = GRID) -> Any:
     """A quantizer that has seen a batch."""
     quantizer = build(config, "quantizer", latent_shape=shape)
-    quantizer(torch.randn(30, *shape))
+    learn(quantizer, torch.randn(30, *shape))
     return quantizer
+
+
+def learn(quantizer: Any, *parts: Tensor) -> Any:
+    """A step of training on a batch in parts; what became of the last, if there are any."""
+    quantized = None
+    for z in parts:
+        quantized = quantizer(z)
+    for module in quantizer.modules():
+        if isinstance(module, Component):
+            module.after_step()
+    return quantized
+
+
+def state(quantizer: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in quantizer.state_dict().items()}
 
 
 def codebook(kind: type[Any], **options: Any) -> Any:
@@ -119,9 +135,22 @@ def test_each_example_is_quantized_alone_and_its_loss_is_a_sum(config: Any) -> N
 @every_quantizer
 def test_nothing_is_learned_outside_of_training(config: Any) -> None:
     quantizer = made(config)
-    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    before = state(quantizer)
     quantizer.encode(torch.randn(9, *GRID))
-    quantizer.eval()(torch.randn(9, *GRID))
+    learn(quantizer)  # a step in which it had no part
+    quantizer(torch.randn(9, *GRID))
+    learn(quantizer.eval(), torch.randn(9, *GRID))
+    learn(quantizer.train())  # nor has it kept what a step that was not finished had seen
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+
+@every_quantizer
+def test_codes_are_those_from_before_the_step(config: Any) -> None:
+    quantizer, z = made(config), torch.randn(9, *GRID)
+    before = state(quantizer)
+    one, two = quantizer(z), quantizer(z)
+    assert torch.equal(one.codes, two.codes)
+    assert torch.equal(quantizer.encode(z), one.codes)
     assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
 
 
@@ -277,12 +306,40 @@ def test_running_means_are_those_of_the_paper() -> None:
         z = torch.randn(5, 2, 3, dtype=torch.float64)
         rows = z.movedim(1, 2).reshape(-1, 2)
         k = (rows[:, None] - e).square().sum(2).argmin(1)
-        quantized = quantizer(z)
+        quantized = learn(quantizer, z)
         assert torch.equal(quantized.codes.flatten(), k)
         torch.testing.assert_close(quantized.z_q, e[k].reshape(5, 3, 2).movedim(2, 1))  # learned from, then moved
         N, m, e = by_hand(rows, k, N, m, 0.8, 0.1)
         for kept, expected in ((quantizer.N, N), (quantizer.m, m), (quantizer.e, e)):
             torch.testing.assert_close(kept, expected)
+
+
+@pytest.mark.parametrize("name", ["ema-normal", "residual"])
+def test_a_batch_in_parts_teaches_what_it_does_at_once(name: str) -> None:
+    """Parts of any size; codes that are revived take vectors of the first part, wherever the rest is."""
+    quantizer = made(NAMES[name]).double()
+    for level in getattr(quantizer, "levels", [quantizer]):
+        level.restart_below = 0.0
+    whole, parts = copy.deepcopy(quantizer), copy.deepcopy(quantizer)
+    for _ in range(4):
+        z = torch.randn(30, *GRID, dtype=torch.float64)
+        learn(whole, z)
+        learn(parts, z[:11], z[11:12], z[12:])
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[key], value)
+        assert key.endswith("started") or not torch.equal(quantizer.state_dict()[key], value)
+
+
+def test_a_start_and_revived_codes_come_from_the_first_part() -> None:
+    quantizer, first, second = EMA((2,), 4, restart_below=0.01), torch.rand(20, 2), torch.rand(60, 2) + 100
+    torch.manual_seed(1)
+    quantizer(first), quantizer(second)
+    torch.manual_seed(1)
+    torch.testing.assert_close(quantizer.e, kmeans(first, 4)[0], rtol=1e-4, atol=1e-4)
+    learn(quantizer)
+    quantizer.N[1], quantizer.m[1], quantizer.e[1] = 0.0, 0.0, 500.0
+    learn(quantizer, first, second)
+    assert (first - quantizer.e[1]).abs().sum(1).min() < 1e-4
 
 
 def test_a_fresh_codebook_is_at_rest() -> None:
@@ -299,14 +356,14 @@ def test_a_dead_code_is_revived_with_both_statistics() -> None:
     quantizer.N.copy_(torch.tensor([4.0, 4.0, 1e-9]))
     quantizer.m.copy_(quantizer.N[:, None] * quantizer.e)
     z = torch.cat([torch.zeros(4, 2), torch.ones(4, 2)]) + 0.1 * torch.rand(8, 2)
-    quantizer(z)
+    learn(quantizer, z)
     source = (z - quantizer.e[2]).square().sum(1).argmin()
     torch.testing.assert_close(quantizer.e[2], z[source], rtol=1e-4, atol=1e-5)
     assert quantizer.N[2] == pytest.approx(float(quantizer.N[:2].sum()) / 3, rel=1e-4)
     torch.testing.assert_close(quantizer.m[2], quantizer.N[2] * quantizer.e[2], rtol=1e-4, atol=1e-5)
     # Had one of the two stayed, the next steps would throw the code far away, or revive it again.
     revived = quantizer.e[2].clone()
-    quantizer(torch.zeros(8, 2) - 5)
+    learn(quantizer, torch.zeros(8, 2) - 5)
     torch.testing.assert_close(quantizer.e[2], revived, rtol=1e-4, atol=1e-5)
 
 
@@ -316,7 +373,7 @@ def test_codes_that_are_used_are_left_alone_and_none_is_revived_at_zero() -> Non
         quantizer.e.copy_(torch.tensor([[0.0], [500.0]]))
         quantizer.m.copy_(quantizer.e)
         for _ in range(5):
-            quantizer(torch.zeros(50, 1))
+            learn(quantizer, torch.zeros(50, 1))
         assert float(quantizer.e[0]) == 0
         assert float(quantizer.e[1]) == pytest.approx(expected, rel=0.01, abs=1e-6)
 
@@ -325,12 +382,12 @@ def test_means_start_at_the_clusters_of_the_first_batch() -> None:
     centres = torch.tensor([[30.0, 0.0], [0.0, 30.0]])
     z = centres.repeat(20, 1) + torch.randn(40, 2)
     quantizer = EMA((2,), 2)
-    quantizer(z)
+    learn(quantizer, z)
     found = quantizer.e[quantizer.e[:, 1].argsort()]
     torch.testing.assert_close(found, torch.stack([z[::2].mean(0), z[1::2].mean(0)]), rtol=1e-4, atol=1e-4)
     assert quantizer.N.tolist() == pytest.approx([20, 20])
     before = quantizer.e.clone()
-    quantizer(z + 100)  # it starts once
+    learn(quantizer, z + 100)  # it starts once
     assert (quantizer.e - before).abs().max() < 5
 
 
@@ -340,7 +397,7 @@ def test_there_may_be_fewer_vectors_than_codes(restart_below: float) -> None:
     quantizer = EMA((2,), 8, restart_below=restart_below)
     z = torch.randn(3, 2) + 5
     for _ in range(3):
-        quantized = quantizer(z)
+        quantized = learn(quantizer, z)
         assert torch.cdist(quantizer.e, z).min(1).values.max() < 1e-3
     torch.testing.assert_close(quantizer.lookup(quantized.codes), z, rtol=1e-3, atol=1e-4)
 
@@ -364,7 +421,7 @@ def test_latents_that_are_not_finite_leave_the_codebook_as_it_was() -> None:
     before = [value.clone() for value in quantizer.state_dict().values()]
     z = torch.randn(5, *GRID)
     z[0, 0, 0, 0] = float("nan")
-    quantizer(z)
+    learn(quantizer, z)
     assert all(map(torch.equal, quantizer.state_dict().values(), before))
 
 
@@ -373,7 +430,7 @@ def test_codes_follow_their_data() -> None:
     quantizer = EMA((2,), 16, decay=0.9, start="normal")
     data = torch.rand(500, 2) + 20
     for _ in range(100):
-        quantizer(data[torch.randint(500, (100,))])
+        learn(quantizer, data[torch.randint(500, (100,))])
     assert quantizer.eval()(data).perplexity > 10
     assert squared(data - quantizer.lookup(quantizer.encode(data))).mean() < 0.03
 
@@ -439,7 +496,7 @@ def test_the_error_falls_with_each_level() -> None:
     z = torch.randn(400, 3, 2)
     quantizer = Residual(EMA((3, 2), 8, decay=0.5), depth=5)
     for _ in range(10):
-        quantizer(z)
+        learn(quantizer, z)
     quantizer.eval()
     codes, errors, total = quantizer.encode(z), [float(squared(z).mean())], torch.zeros_like(z)
     for level, k in zip(quantizer.levels, codes.unbind(1), strict=True):
@@ -468,7 +525,7 @@ def test_a_stack_passes_a_gradient_once_and_every_loss_in_full(inner: Any) -> No
 
 def test_levels_learn_apart() -> None:
     quantizer = Residual(EMA((2,), 4), depth=3)
-    quantizer(torch.randn(50, 2))
+    learn(quantizer, torch.randn(50, 2))
     a, b, c = (level.e for level in quantizer.levels)
     assert not torch.equal(a, b)
     assert not torch.equal(b, c)

@@ -17,7 +17,17 @@ from zoo_vqvae.nearest import Nearest
 from zoo_vqvae.residual import Residual
 from zoo_vqvae.uniform_codes import UniformCodes
 
-from zoo_core import ConfigError, LossOutput, build, describe, evaluate, fit_prior, from_pretrained, save_pretrained
+from zoo_core import (
+    Component,
+    ConfigError,
+    LossOutput,
+    build,
+    describe,
+    evaluate,
+    fit_prior,
+    from_pretrained,
+    save_pretrained,
+)
 from zoo_core.data import InMemory, load
 
 DATA = (1, 8, 8)
@@ -45,6 +55,15 @@ def pictures(n: int = 4, shape: tuple[int, ...] = DATA) -> Tensor:
 
 def vq(model: Any, x: Tensor) -> LossOutput:
     output: LossOutput = build("vqvae/vq")(model, {"image": x})
+    return output
+
+
+def learn(model: Any, x: Tensor) -> LossOutput:
+    """The loss, and what a step of training without a gradient changes."""
+    output = vq(model, x)
+    for module in model.modules():
+        if isinstance(module, Component):
+            module.after_step()
     return output
 
 
@@ -108,9 +127,9 @@ def test_only_the_loss_in_training_teaches_the_codebook() -> None:
     for call in (vqvae.encode, vqvae.reconstruct, vqvae.log_prob):
         call(x)
     vqvae.sample(3)
-    vq(vqvae.eval(), x)
+    learn(vqvae.eval(), x)
     assert all(torch.equal(value, before[name]) for name, value in vqvae.state_dict().items())
-    vq(vqvae.train(), x)
+    learn(vqvae.train(), x)
     assert not torch.equal(vqvae.quantizer.e, before["quantizer.e"])
 
 
@@ -132,7 +151,7 @@ def test_samples_are_pictures_of_drawn_codes() -> None:
 ])  # fmt: skip
 def test_a_saved_model_is_the_same_again(quantizer: Any, tmp_path: Path) -> None:
     vqvae, x = model(quantizer=quantizer).train(), pictures()
-    vq(vqvae, x)
+    learn(vqvae, x)
     save_pretrained(vqvae, tmp_path / "model")
     again: Any = from_pretrained(tmp_path / "model")
     assert describe(again) == describe(vqvae)
@@ -140,7 +159,7 @@ def test_a_saved_model_is_the_same_again(quantizer: Any, tmp_path: Path) -> None
     assert torch.equal(again.encode(x), vqvae.encode(x))
     torch.testing.assert_close(again.log_prob(x), vqvae.log_prob(x), rtol=0, atol=0)
     # It goes on learning where it was, instead of starting again.
-    vq(again.train(), x), vq(vqvae.train(), x)
+    learn(again.train(), x), learn(vqvae.train(), x)
     states = zip(again.state_dict().values(), vqvae.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
 
@@ -181,7 +200,7 @@ def test_a_prior_is_fitted_to_the_codes(tmp_path: Path) -> None:
     """The best that independent codes can do is Σ_j H(k_j), from their frequencies at each position."""
     x = load("core/digits", "train").batch(torch.arange(500))["image"].float() / 255
     vqvae = model()
-    vq(vqvae, x)
+    learn(vqvae, x)
     save_pretrained(vqvae.eval(), tmp_path / "base")
     training = {"steps": 150, "batch": 500, "lr": 0.1, "schedule": "cosine"}
     folder = fit_prior(
@@ -206,7 +225,7 @@ def test_a_prior_is_fitted_to_the_codes(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_loss_does_not_depend_on_the_batch() -> None:
     vqvae, x = model(), pictures(8)
-    vq(vqvae, x)
+    learn(vqvae, x)
     vqvae.eval()
     together, alone = vq(vqvae, x), [vq(vqvae, x[i : i + 1]) for i in range(8)]
     assert float(together.total) == pytest.approx(sum(float(one.total) for one in alone) / 8, rel=1e-5)
@@ -247,7 +266,7 @@ def test_it_learns() -> None:
     optimizer = torch.optim.Adam(vqvae.parameters(), 1e-2)
     for _ in range(200):
         optimizer.zero_grad()
-        loss = vq(vqvae, x)
+        loss = learn(vqvae, x)
         loss.total.backward()
         optimizer.step()
     assert loss.terms["distortion"] < 10  # log 2 for each of 32 pixels is 22: what no code could tell
@@ -310,7 +329,7 @@ def test_each_codebook_of_a_stack_is_measured_by_itself() -> None:
 def test_the_metric_in_an_evaluation() -> None:
     data = InMemory("random", "test", {"image": torch.randint(0, 256, (10, *DATA), dtype=torch.uint8)})
     vqvae = model()
-    vq(vqvae, pictures(30))
+    learn(vqvae, pictures(30))
     singly, together = (evaluate(vqvae, [build("vqvae/codebook")], data, batch=batch) for batch in (1, 10))
     assert 1 < together["codebook_perplexity"].value <= 6
     assert singly["codebook_perplexity"][0] == together["codebook_perplexity"][0]

@@ -49,7 +49,7 @@ class Codebook(Quantizer):
         return Quantized(z_q, codes, self.loss(z, e), perplexity(self.counts(codes)).mean())
 
     def nearest(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes (B, *positions) of z and their vectors (B, *latent_shape), as they were before any learning."""
+        """The codes (B, *positions) of z and their vectors (B, *latent_shape), as they are throughout a step."""
         rows = self.rows(z)
         if self.training:
             self.begin(rows)
@@ -58,14 +58,14 @@ class Codebook(Quantizer):
         codes = k.reshape(len(z), *self.codes_shape)
         e = self.pick(codes, vectors)
         if self.training:
-            self.learn(rows, k)
+            self.gather(rows, k)
         return codes, e
 
     def begin(self, z: Tensor) -> None:
-        """What is done before a step with vectors z (N, D), in training; nothing, unless a class says otherwise."""
+        """What is done before vectors z (N, D) get their codes, in training; nothing, unless a class says otherwise."""
 
-    def learn(self, z: Tensor, k: Tensor) -> None:
-        """What is learned without a gradient from vectors z (N, D) and their codes k (N,), in training; nothing."""
+    def gather(self, z: Tensor, k: Tensor) -> None:
+        """Keeps of vectors z (N, D) and their codes k (N,), in training, what ``after_step`` learns from; nothing."""
 
     def loss(self, z: Tensor, e: Tensor) -> Tensor:
         """What training adds to the distortion, (B,), for z and its codes e, both (B, *latent_shape)."""

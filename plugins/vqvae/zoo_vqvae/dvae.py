@@ -39,7 +39,7 @@ class DVAE(Loss):
         beta: the last beta.
         beta_steps: over which beta rises.
 
-    Terms: ``distortion`` -log p(x|z_q) and ``kl``, in nats; ``perplexity`` of the most likely codes in the batch;
+    Terms: ``distortion`` -log p(x|z_q) and ``kl``, in nats; ``perplexity`` of the likeliest codes in a micro-batch;
     ``temperature`` and ``beta`` of this step.
 
     Raises:

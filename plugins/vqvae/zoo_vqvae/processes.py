@@ -13,11 +13,15 @@ def summed(*parts: Tensor) -> tuple[Tensor, ...]:
 
 
 def of_first(part: Tensor) -> Tensor:
-    """The first process's, in all of them; every process has to ask."""
+    """The first process's, written into that of each of the others; every process has to ask."""
     if several():
-        part = part.contiguous()
         distributed.broadcast(part, src=0)
     return part
+
+
+def first() -> bool:
+    """Whether this process is the first, which has the first examples of every step."""
+    return not several() or distributed.get_rank() == 0
 
 
 def several() -> bool:

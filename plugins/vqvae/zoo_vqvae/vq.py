@@ -11,7 +11,7 @@ class VQ(Loss):
     Neural discrete representation learning (van den Oord et al., 2017), equation 3 https://arxiv.org/abs/1711.00937
 
     Terms: ``distortion`` -log p(x|z_q) in nats; ``quantization``, the quantizer's own loss; ``perplexity`` of the codes
-    in the batch. What n codes cost beside, n log K nats under a uniform prior, is a constant.
+    in a micro-batch. What n codes cost beside, n log K nats under a uniform prior, is a constant.
 
     Raises:
         ConfigError: the model has no quantizer, or its prior waits for a gradient.
