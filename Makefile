@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench: each sets up .venv from nothing if need be, and can be repeated.
+# make demo · make test · make check · make bench · make soak: each sets up .venv from nothing if need be, and can be repeated.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -6,7 +6,7 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.t
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench soak clean
 
 setup: .venv/.ready
 
@@ -31,6 +31,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
+
+soak: setup
+	$(BIN)/python -m pytest -m soak tests/test_soak.py
 
 check: setup
 	$(BIN)/ruff check .

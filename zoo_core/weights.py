@@ -2,16 +2,20 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zoo_core.errors import CheckpointError
+from zoo_core.files import write_json
 from zoo_core.host import one_line
 
 FILE = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)(-\d{5}-of-\d{5})?\.safetensors")
@@ -23,6 +27,8 @@ INTEGERS = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
     "I64": torch.int64,
 }  # fmt: skip
+# Older versions hand out tensors in the file's memory, which may be overwritten or cut while a model lives.
+MAPPED = "backend" not in signature(safe_open).parameters
 KINDS = dict.fromkeys((*FLOATS, *FLOATS.values()), "float") | {dtype: name for name, dtype in INTEGERS.items()}
 
 
@@ -67,17 +73,24 @@ def write(
     Raises:
         CheckpointError: a tensor holds what is no number, or does not fit ``storage``.
     """
-    from huggingface_hub import save_torch_state_dict
+    from huggingface_hub import split_torch_state_dict_into_shards
 
-    # Copies, for safetensors leaves out or refuses what shares memory with another tensor.
-    tensors = {name: _copy(repr(name), tensor, storage) for name, tensor in _named(model).items()}
+    tensors = _named(model)
+    # Without memory: what shares some would have to go into one file.
+    sizes = {name: torch.empty(t.shape, dtype=_stored_as(t, storage), device="meta") for name, t in tensors.items()}
     pattern = f"{stem}{{suffix}}.safetensors"
     try:
-        save_torch_state_dict(tensors, folder, filename_pattern=pattern, max_shard_size=max_shard_size)
+        shards = split_torch_state_dict_into_shards(sizes, filename_pattern=pattern, max_shard_size=max_shard_size)
     except ValueError as error:
         raise CheckpointError(f"max_shard_size={max_shard_size!r}: {error}") from error
-    written = [path for path in sorted(folder.iterdir()) if FILE.fullmatch(path.name)]
-    return {path.name: digest(path) for path in written if stem_of(path.name) == stem}
+    ready = _filling_a_storage(tensors)
+    for file, names in shards.filename_to_tensors.items():
+        content = {name: _checked(repr(name), tensors[name], storage, copy=name not in ready) for name in names}
+        save_file(content, folder / file, metadata={"format": "pt"})
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
+        write_json(folder / f"{stem}.safetensors.index.json", index)
+    return {file: digest(folder / file) for file in sorted(shards.filename_to_tensors)}
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
@@ -98,15 +111,35 @@ def _names(model: nn.Module) -> list[list[str]]:
     return list(names.values())
 
 
-def _copy(what: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy; of floating-point numbers in ``dtype``. Infinity is a number here: masks hold it."""
+def _filling_a_storage(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The tensors that can be written as they are: safetensors refuses what shares memory with another one."""
+    storages = {name: tensor.untyped_storage() for name, tensor in tensors.items()}
+    uses = Counter(storage.data_ptr() for storage in storages.values())
+    return {
+        name
+        for name, storage in storages.items()
+        if tensors[name].is_contiguous() and tensors[name].nbytes == storage.nbytes() and uses[storage.data_ptr()] == 1
+    }
+
+
+def _stored_as(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """``dtype``, if it is given, for floating-point numbers."""
+    return dtype if dtype and tensor.is_floating_point() else tensor.dtype
+
+
+def _checked(what: str, tensor: Tensor, dtype: torch.dtype | None, *, copy: bool) -> Tensor:
+    """Floating-point numbers in ``dtype``, none of them nan. Infinity is a number here: masks hold it.
+
+    Args:
+        copy: also where nothing changes; contiguous.
+    """
     if tensor.isnan().any():
         raise CheckpointError(f"{what} holds nan")
-    dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-    copy = tensor.detach().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
-    if dtype != tensor.dtype and not torch.equal(copy.isinf(), tensor.isinf()):
+    dtype = _stored_as(tensor, dtype)
+    result = tensor.detach().to(dtype=dtype, copy=copy, memory_format=torch.contiguous_format)
+    if dtype != tensor.dtype and not torch.equal(result.isinf(), tensor.isinf()):
         raise CheckpointError(f"{what} holds numbers too large for {dtype}")
-    return copy
+    return result
 
 
 def digest(path: Path) -> str:
@@ -150,8 +183,7 @@ def load(model: nn.Module, files: Sequence[Path], *, device: torch.device, dtype
     for path in files:
         for name, tensor in _tensors(path):
             kind = dtype if dtype and wanted[name].is_floating_point() else wanted[name].dtype
-            # The file may be overwritten or cut while the model lives.
-            own = _copy(f"{path}: {name!r}", tensor, kind).to(device)
+            own = _checked(f"{path}: {name!r}", tensor, kind, copy=MAPPED).to(device)
             tensors[name] = _like(wanted[name], own)
     state = {name: tensors[names[0]] for names in _names(model) for name in names}
     model.load_state_dict(state, assign=True)
@@ -199,7 +231,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _opened(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework="pt", **({} if MAPPED else {"backend": "pread"}))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no readable safetensors file: {one_line(error)}") from None
 

@@ -23,7 +23,7 @@ from zoo_core.training.lora import merged
 from zoo_core.training.objective import ADVERSARY, MODEL, Objective, compile_networks, computes_in_bf16
 from zoo_core.training.order import Order
 from zoo_core.training.recipe import Training
-from zoo_core.training.run import Run
+from zoo_core.training.run import Run, Values
 from zoo_core.training.schedules import learning_rate
 from zoo_core.training.wrapping import recompute, wrapping
 
@@ -71,8 +71,8 @@ class GradientRun(Run):
         self.learners = [module for module in own if type(module).after_step is not Component.after_step]
         self.objective.train()
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = {}
+    def step(self, step: int) -> Values:
+        values: Values = {}
         parts: Iterable[Part] = self._parts(step)
         for player in self.optimizers:
             parts, told = self._move(player, parts, step)
@@ -127,12 +127,12 @@ class GradientRun(Run):
         for number in range(rank, self.order.parts, world):
             own, further = self.order.part(step, number), number + world
             next_place = (step, further) if further < self.order.parts else (step + 1, rank)
-            following = self.order.part(*next_place)
+            following = self.order.part(*next_place) if self.data.prefetch else None
             # Processes are meaned over, examples are not.
             weight = len(own) / examples * world
             yield Part(number, self.batch(own, seed, step, number, following=following), weight)
 
-    def _move(self, player: str, parts: Iterable[Part], step: int) -> tuple[list[Part], dict[str, Tensor]]:
+    def _move(self, player: str, parts: Iterable[Part], step: int) -> tuple[list[Part], Values]:
         """One player's step; the micro-batches where another player follows, and what to report."""
         rate = self._set_learning_rate(player, step)
         kept, sums = list[Part](), dict[str, Tensor]()
@@ -154,7 +154,7 @@ class GradientRun(Run):
         if self.settings.clip is not None:
             self.wrapping.clip(self.moved[player], norm, self.settings.clip)
         self.optimizers[player].step()
-        told = {**sums, "gradient_norm": norm, "learning_rate": norm.new_tensor(rate)}
+        told = {**sums, "gradient_norm": norm, "learning_rate": rate}
         return kept, told if player == MODEL else {f"{player}_{name}": value for name, value in told.items()}
 
     def _forget_gradients(self, player: str) -> None:
@@ -170,7 +170,7 @@ class GradientRun(Run):
 
     def _require_finite(self, sums: dict[str, Tensor], norm: Tensor, part: Part, player: str, step: int) -> None:
         """Refuses the step in all processes if in any the loss or the gradient is no number."""
-        wrong = not bool(torch.isfinite(sums["loss"]) & torch.isfinite(norm))
+        wrong = not (math.isfinite(float(sums["loss"])) and math.isfinite(float(norm)))
         wrong, self.stopping = self.processes.any(wrong, self.interruption.heard)
         if wrong:
             complaints = filter(None, self.processes.all(self._complaint(sums, norm, part, player, step)))

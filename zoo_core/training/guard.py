@@ -55,7 +55,10 @@ def _in_outputs(objective: nn.Module, again: Callable[[], Any]) -> Iterator[str]
 def _told(phrase: str, tensors: Mapping[str, Any]) -> Iterator[str]:
     for name, value in tensors.items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            wrong = int((~value.isfinite()).sum())
+            own: Any = value
+            if hasattr(own, "to_local"):  # a process can look alone only at what it has of a tensor that is shared out
+                own = own.to_local()
+            wrong = int((~own.isfinite()).sum())
             if wrong:
                 yield f"{phrase.format(name)} holds {wrong} of {value.numel()} values that are not finite"
 

@@ -21,6 +21,9 @@ from zoo_core.training.statistics import StatisticsRun
 
 log = logging.getLogger("zoo_core")
 
+# What may be another than before when a run goes on: the result is the same.
+WITHOUT_EFFECT = {f"training.{name}" for name in ("parallel", "recompute", "keep", "trackers", "sample_every")}
+
 
 def train(
     recipe: Recipe, folder: str | Path, *, resume: str | Path = "auto", host: PluginHost | None = None
@@ -76,7 +79,7 @@ def rehearse(recipe: Recipe, *, host: PluginHost | None = None) -> dict[str, Any
             "steps": run.steps,
             "parameters": sum(p.numel() for p in run.model.parameters()),
             **{f"parameters of {part}": size for part, size in sizes.items()},
-            **{f"{name} at the first step": f"{float(value.detach()):.4g}" for name, value in values.items()},
+            **{f"{name} at the first step": f"{float(value):.4g}" for name, value in values.items()},
         }
         run = None
         processes.shut_down()
@@ -111,7 +114,7 @@ def _changes(recipe: Recipe, folder: Path, host: PluginHost | None) -> str:
     with contextlib.suppress(ZooError, TypeError, ValueError):
         before = parse_recipe(before, host=host).as_dict()  # with the defaults of fields that are newer than the run
     old, new = _leaves(before), _leaves(recipe.as_dict())
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    changed = sorted(key for key in (old.keys() | new.keys()) - WITHOUT_EFFECT if old.get(key) != new.get(key))
     more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in changed[:3]) + more
 

@@ -175,7 +175,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise TrainingError("training.lora: needs the package peft: pip install peft") from None
+        raise TrainingError("training.lora: needs the package peft: pip install 'zoo-core[lora]'") from None
     return peft
 
 

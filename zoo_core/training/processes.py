@@ -53,9 +53,9 @@ class Processes:
         distributed.all_reduce(told, distributed.ReduceOp.MAX)
         return tuple(bool(flag) for flag in told.tolist())
 
-    def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+    def mean(self, values: Mapping[str, Tensor | float]) -> dict[str, float]:
         """Scalars of the same names in all processes, meaned over these."""
-        numbers = [float(value.detach()) for value in values.values()]
+        numbers = [float(value) for value in values.values()]
         if self.world > 1:
             sums = self.sum(torch.tensor(numbers, dtype=torch.float64, device=self.device))
             numbers = (sums / self.world).tolist()

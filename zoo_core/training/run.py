@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from zoo_core.training.recipe import Recipe
 
 RECIPE, ENVIRONMENT = "recipe.json", "environment.json"
 CHECKPOINTS = "checkpoints"
+
+Values = dict[str, Tensor | float]  # what is reported of a step, scalars by their names
 
 
 class _Interrupted(Exception):
@@ -90,7 +92,7 @@ class Run(abc.ABC):
         """Sets ``steps`` and ``examples_per_step``, and what else is needed; takes up a state if there is one."""
 
     @abc.abstractmethod
-    def step(self, step: int) -> dict[str, Tensor]:
+    def step(self, step: int) -> Values:
         """Makes one step; returns what to report of it, scalars that are meaned over the processes."""
 
     @abc.abstractmethod
@@ -197,7 +199,7 @@ class Run(abc.ABC):
     def _due(self, step: int, every: int) -> bool:
         return self.done(step) or bool(every and step % every == 0)
 
-    def _report(self, values: Mapping[str, Tensor]) -> None:
+    def _report(self, values: Values) -> None:
         speed = self.log.steps_per_second() * self.examples_per_step
         told = {"examples_per_second": speed, "peak_memory_mb": _peak_memory(self.processes.device)}
         self.log.report("train", {**self.processes.mean(values), **told})

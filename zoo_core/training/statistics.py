@@ -11,7 +11,7 @@ from zoo_core.errors import TrainingError
 from zoo_core.randomness import derived_seed
 from zoo_core.ready_parts import is_ready
 from zoo_core.training.checkpoints import State, load
-from zoo_core.training.run import Run
+from zoo_core.training.run import Run, Values
 
 START = 10_000  # examples from which a fit begins
 
@@ -50,7 +50,7 @@ class StatisticsRun(Run):
             self.fitted.begin(self.batch(some, seed)["image"])
 
     @torch.no_grad()
-    def step(self, step: int) -> dict[str, Tensor]:
+    def step(self, step: int) -> Values:
         sums = self._sums()
         objective = sums["objective"] / sums["n"]
         (self.stopping,) = self.processes.any(self.interruption.heard)

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import checkpoint
 
 from zoo_core.components import Component
@@ -61,7 +60,8 @@ class Wrapping(abc.ABC):
     @torch.no_grad()
     def norm(self, parameters: Sequence[Tensor]) -> Tensor:
         """The Euclidean norm of all gradients together, (), the same number in all processes."""
-        return get_total_norm(gradients(parameters)).to(self.device)
+        norms = torch._foreach_norm(gradients(parameters))
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros((), device=self.device)
 
     @torch.no_grad()
     def clip(self, parameters: Sequence[Tensor], norm: Tensor, max_norm: float) -> None:
