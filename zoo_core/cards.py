@@ -1,6 +1,7 @@
 """Model cards written from what a checkpoint records: its config, its provenance, its measured results."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from zoo_core.errors import CheckpointError
 from zoo_core.evaluation import rounded
 from zoo_core.host import default_host
 from zoo_core.pretrained import CONFIG, RESULTS, read_config
+from zoo_core.ready_parts import KEY, is_ready
 from zoo_core.specs import ModelSpec
 
 
@@ -63,13 +65,18 @@ def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) 
         library_name="zoo",
         pipeline_tag=spec.task,
         tags=tags,
-        # Embedded sets are no repositories on the Hub, so its metadata cannot name them.
-        datasets=[trained_on] if "/" in (trained_on or "") and not trained_on.startswith("core/") else None,
+        # Its metadata can name nothing else.
+        datasets=[trained_on] if _is_on_the_hub(trained_on or "") else None,
         model_name=name,
         eval_results=measured or None,
     )
     fields: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
     return fields
+
+
+def _is_on_the_hub(name: str) -> bool:
+    """Whether it can be a data set there: neither an embedded one nor a folder."""
+    return bool(re.fullmatch(r"[\w-]+/[\w.-]+", name)) and not name.startswith("core/")
 
 
 def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, folder: Path) -> Iterator[str]:
@@ -152,7 +159,7 @@ def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: M
         yield "The checkpoint does not record how.\n"
         return
     training, data = recipe["training"], recipe["data"]
-    yield f"```console\n$ zoo train {recipe['name']}\n```\n"
+    yield _start(recipe) if is_ready(recipe["model"]) else f"```console\n$ zoo train {recipe['name']}\n```\n"
     yield "| | |\n|---|---|"
     yield f"| data | `{data['name']}`, split `{data['split']}`, {provenance['examples']:,} examples |"
     yield f"| data fingerprint | `{provenance['data_fingerprint']}` |"
@@ -167,6 +174,14 @@ def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: M
         yield f"| time | {_time(provenance['seconds'])} on {provenance['device']} |"
     plugins = ", ".join(f"zoo-{plugin} {version}" for plugin, version in config["plugins"].items())
     yield f"| versions | zoo-core {config['zoo_core']}, {plugins} |\n"
+
+
+def _start(recipe: Mapping[str, Any]) -> str:
+    """Which model was trained further."""
+    model = recipe["model"]
+    pins = (("revision", "commit"), ("sha256", "SHA-256"))
+    told = "".join(f", {words} `{model[pin]}`" for pin, words in pins if pin in model)
+    return f"Trained further from `{model[KEY]}`{told}.\n"
 
 
 def _fitted(prior: Mapping[str, Any]) -> Iterator[str]:

@@ -117,6 +117,19 @@ def test_a_folder_of_images(image_folder):
     assert len(from_path(image_folder, "test")) == 2
 
 
+def test_folders_of_splits_are_no_labels(tmp_path):
+    """Of pictures/train and pictures/test datasets makes labels, which the other split then lacks."""
+    for split, level in (("train", 10), ("test", 200)):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for i in range(3):
+            content = png(np.full((4, 5), level + i, np.uint8))
+            (tmp_path / "pictures" / split / f"{i}.png").write_bytes(content)
+    for split, level in (("train", 10), ("test", 200)):
+        data = from_path(tmp_path / "pictures", split)
+        assert data.columns == ("image",)
+        assert data.batch(torch.arange(3))["image"][:, 0, 0, 0].tolist() == [level, level + 1, level + 2]
+
+
 def test_a_folder_of_images_with_captions(image_folder):
     lines = [
         {"file_name": "cat/0.png", "text": "a cat"},

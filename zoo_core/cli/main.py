@@ -2,7 +2,7 @@
 
 import typer
 
-from zoo_core.cli import cards, evaluation, generation, latents, pictures, registry, sweep, training
+from zoo_core.cli import cards, evaluation, generation, latents, pictures, registry, sharing, sweep, training
 from zoo_core.errors import exit_with_sentence
 
 app = typer.Typer(
@@ -12,7 +12,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (registry, pictures, generation, latents, training, sweep, evaluation, cards):
+for group in (registry, pictures, generation, latents, training, sweep, evaluation, cards, sharing):
     group.add_to(app)
 
 

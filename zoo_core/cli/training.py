@@ -26,6 +26,7 @@ def train(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; default runs/NAME.")] = None,
     start: Annotated[str | None, typer.Option("--from", help="Train this model further.")] = None,
+    revision: Revision = None,
     resume: Annotated[str, typer.Option(help="A run, or checkpoint, where this one begins.")] = "auto",
     processes: Annotated[
         int | None, typer.Option("--num-processes", min=1, help="On so many GPUs, or CPU processes, of all hosts.")
@@ -51,7 +52,9 @@ def train(
         return
     from zoo_core.training.command import Command
 
-    command = Command(recipe=recipe, overrides=overrides or (), output=output, resume=resume, start=start)
+    command = Command(
+        recipe=recipe, overrides=overrides or (), output=output, resume=resume, start=start, revision=revision
+    )
     if dry_run:
         from zoo_core.training.loop import rehearse
 

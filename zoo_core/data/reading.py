@@ -30,7 +30,7 @@ def local_builder(place: Path, config: str | None, scratch: str) -> datasets.Dat
     """
     if place.is_dir():
         folder = _builder(str(place), path=str(place), name=config, cache_dir=scratch)
-        return _require_unpacked(place, folder)
+        return _require_unpacked(place, _without_splits_as_labels(folder))
     if place.suffix != ".parquet":
         raise DataError(f"{place} is no data set: give a folder or a .parquet file")
     return _builder(str(place), path="parquet", data_files=str(place), cache_dir=scratch)
@@ -43,6 +43,15 @@ def _require_unpacked(place: Path, builder: datasets.DatasetBuilder) -> datasets
     if archive:
         raise DataError(f"{place} holds an archive, {Path(archive).name}: unpack it first")
     return builder
+
+
+def _without_splits_as_labels(builder: Any) -> datasets.DatasetBuilder:
+    """Where each split is one folder of images, datasets takes train and test for labels, and then misses one."""
+    splits = (builder.config.data_files or {}).values()
+    if hasattr(builder.config, "drop_labels") and all(len({Path(str(f)).parent for f in s}) == 1 for s in splits):
+        builder.config.drop_labels = True
+    made: datasets.DatasetBuilder = builder
+    return made
 
 
 def hub_builder(name: str, config: str | None, commit: str) -> datasets.DatasetBuilder:

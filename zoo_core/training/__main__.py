@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--output", "-o", type=Path, help="the run's folder; default runs/NAME")
     parser.add_argument("--resume", default="auto", help="auto, or the run or checkpoint to begin from")
     parser.add_argument("--from", dest="start", metavar="MODEL", help="train this model further")
+    parser.add_argument("--revision", help="its branch, tag or commit on the Hub")
     command = Command(**vars(parser.parse_args()))
     try:
         with exit_with_sentence():

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 class Average:
-    """w̄ ← d w̄ + (1 - d) w over a model's floating-point state, in float32; d = min(decay, (1 + t) / (10 + t)).
+    """w̄ ← d w̄ + (1 - d) w over what a model learns, in float32; d = min(decay, (1 + t) / (10 + t)).
 
     Acceleration of stochastic approximation by averaging (Polyak & Juditsky, 1992)
     https://doi.org/10.1137/0330046 ; d rises with the step t, so that the start is soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.model = decay, model
+        self.decay, self.model, self.names = decay, model, _averaged(model)
         self.values = {name: value.detach().float().clone() for name, value in self._state().items()}
 
     @torch.no_grad()
@@ -47,4 +47,14 @@ class Average:
             value.copy_(values[name])
 
     def _state(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        return {name: value for name, value in self.model.state_dict().items() if name in self.names}
+
+
+def _averaged(model: nn.Module) -> set[str]:
+    """What is frozen stays bit for bit; buffers may hold infinity, or more digits than float32."""
+    buffers = {
+        name
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and buffer.dtype != torch.float64 and bool(buffer.isfinite().all())
+    }
+    return buffers | {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -20,7 +20,7 @@ class Command:
         overrides: KEY=VALUE at dotted paths.
         output: the run's folder; default ``runs/NAME``.
         resume: ``"auto"``, or the run or checkpoint to begin from.
-        start: a finished model that is trained further.
+        start: a finished model that is trained further, at that ``revision``.
     """
 
     recipe: str | None
@@ -28,6 +28,7 @@ class Command:
     output: Path | None = None
     resume: str = "auto"
     start: str | None = None
+    revision: str | None = None
 
     def plan(self) -> Recipe:
         """The recipe. Raises as ``read_recipe`` and ``recipe_from``."""
@@ -35,7 +36,7 @@ class Command:
             if self.recipe is None:
                 raise ConfigError("name a recipe; 'zoo train --list' lists the installed ones")
             return read_recipe(self.recipe, self.overrides)
-        content = recipe_from(self.start, recipe_content(self.recipe) if self.recipe else None)
+        content = recipe_from(self.start, recipe_content(self.recipe) if self.recipe else None, revision=self.revision)
         return parse_recipe(overridden(content, self.overrides))
 
     def run(self) -> Path | None:
@@ -45,7 +46,9 @@ class Command:
 
     def arguments(self) -> list[str]:
         """The same for ``python -m zoo_core.training``."""
-        named = {"--output": self.output, "--resume": self.resume, "--from": self.start}
+        named = {
+            "--output": self.output, "--resume": self.resume, "--from": self.start, "--revision": self.revision
+        }  # fmt: skip
         options = [f"{option}={value}" for option, value in named.items() if value is not None]
         recipe = [] if self.recipe is None else [self.recipe]
         return [*recipe, *(f"--set={override}" for override in self.overrides), *options]

@@ -80,7 +80,8 @@ class GradientRun(Run):
         if self.learners:
             seed_everything(self.settings.seed, step)
             for learner in self.learners:
-                learner.after_step()
+                if learner.training:  # what is frozen is not
+                    learner.after_step()
         if self.average:
             self.average.update(step)
         return values
@@ -154,7 +155,7 @@ class GradientRun(Run):
         if self.settings.clip is not None:
             self.wrapping.clip(self.moved[player], norm, self.settings.clip)
         self.optimizers[player].step()
-        told = {**sums, "gradient_norm": norm, "learning_rate": rate}
+        told: Values = {**sums, "gradient_norm": norm, "learning_rate": rate}
         return kept, told if player == MODEL else {f"{player}_{name}": value for name, value in told.items()}
 
     def _forget_gradients(self, player: str) -> None:

@@ -139,7 +139,7 @@ class _OtherHosts:
 
     def __init__(self, hosts: Hosts) -> None:
         self.hosts, self.failed, self.over = hosts, threading.Event(), threading.Event()
-        self.told, self.answered = False, time.monotonic()
+        self.told, self.answered = False, float("inf")  # a host that is still to come is waited for
         self.thread = threading.Thread(target=self._ask, daemon=True)  # the store may never answer
 
     def __enter__(self) -> "_OtherHosts":
@@ -339,11 +339,11 @@ def refuse_silent_launch(environment: Mapping[str, str] = os.environ) -> None:
             f"accelerate launch was asked for {asked} processes, but without several GPUs it starts a single one;"
             f" use: {command_that_works(asked)}"
         )
-    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not gpus():
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         processes = int(environment.get("WORLD_SIZE", "1"))
         raise TrainingError(
-            "Accelerate's FSDP does not shard on a CPU, and every process would hold the whole model; the setting"
-            f" training.parallel=fsdp does it: {command_that_works(processes)} --set training.parallel=fsdp"
+            "a run shards its model by itself, and with Accelerate's FSDP every process would hold the whole of it; the"
+            f" setting training.parallel=fsdp does it: {command_that_works(processes)} --set training.parallel=fsdp"
         )
 
 

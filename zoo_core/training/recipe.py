@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from zoo_core.arguments import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from zoo_core.errors import ConfigError
+from zoo_core.training.lora import Lora
 
 TwoOrMore = Annotated[int, Bounds("an integer of at least 2", low=2)]
 
@@ -97,6 +98,8 @@ class Training:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError("steps: give either 'steps' or 'epochs'")
+        if self.lora is not None:
+            Lora.from_dict(self.lora, "lora")
         if self.micro_batch and self.batch % self.micro_batch:
             raise ConfigError(f"micro_batch: {self.micro_batch} must divide 'batch', {self.batch}")
         if (self.patience or self.publish == "best") and not self.evaluate_every:
