@@ -1,6 +1,7 @@
 """Random numbers on purpose: draws from a given generator, and seeds derived from a key."""
 
 import contextlib
+import functools
 import random
 from collections.abc import Iterator
 
@@ -92,10 +93,15 @@ def _words(number: int) -> list[int]:
     return words
 
 
+@functools.cache
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()
+
+
 def seed_everything(*key: int) -> None:
     """Seeds torch, numpy and Python from a key such as (seed, step, rank): equal keys, equal draws."""
     seed = derived_seed(*key)
-    if torch.accelerator.is_available():
+    if _has_accelerator():
         torch.manual_seed(seed)
     else:  # that would keep a stack trace for every kind of device that is not there: half the cost of a seeding
         torch.default_generator.manual_seed(seed)

@@ -124,13 +124,13 @@ class GradientRun(Run):
     def _parts(self, step: int) -> Iterator[Part]:
         """This process's micro-batches of a step, each made when it is asked for."""
         seed, world, rank = self.settings.seed, self.processes.world, self.processes.rank
-        examples = len(self.order.step(step))
+        indices = self.order.step(step)
         for number in range(rank, self.order.parts, world):
-            own, further = self.order.part(step, number), number + world
+            own, further = indices[number :: self.order.parts], number + world
             next_place = (step, further) if further < self.order.parts else (step + 1, rank)
             following = self.order.part(*next_place) if self.data.prefetch else None
             # Processes are meaned over, examples are not.
-            weight = len(own) / examples * world
+            weight = len(own) / len(indices) * world
             yield Part(number, self.batch(own, seed, step, number, following=following), weight)
 
     def _move(self, player: str, parts: Iterable[Part], step: int) -> tuple[list[Part], Values]:

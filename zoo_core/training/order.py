@@ -16,6 +16,7 @@ class Order:
 
     Attributes:
         parts: how many micro-batches a batch has.
+        steps_per_epoch: how many batches the data are.
 
     Raises:
         TrainingError: the processes cannot share a batch evenly, or the data do not fill one.
@@ -24,15 +25,11 @@ class Order:
     def __init__(self, data: Dataset, settings: Training, world: int) -> None:
         self.data, self.batch, self.seed = data, settings.batch, settings.seed
         self.parts = settings.batch // settings.micro_batch if settings.micro_batch else world
-        self.drop_last = settings.drop_last
         self.permutations: dict[int, Tensor] = {}
-        self._require_shares(settings.micro_batch, world)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        full, rest = divmod(len(self.data), self.batch)
+        full, rest = divmod(len(data), self.batch)
         # Fewer examples than there are micro-batches would leave a process without any.
-        return full + (not self.drop_last and rest >= self.parts)
+        self.steps_per_epoch = full + (not settings.drop_last and rest >= self.parts)
+        self._require_shares(settings.micro_batch, world)
 
     def steps(self, settings: Training) -> int:
         """How many steps a recipe asks for."""
