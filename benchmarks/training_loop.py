@@ -18,8 +18,8 @@ from rounds import conditions
 from vae_training import BATCH, PREPROCESSING, VAE, data_name
 
 from zoo_core.training.gradients import GradientRun
-from zoo_core.training.interruption import Interruption
-from zoo_core.training.processes import Processes
+from zoo_core.training.processes.group import Processes
+from zoo_core.training.processes.interruption import Interruption
 from zoo_core.training.reading import parse_recipe
 from zoo_core.training.recipe import Recipe
 

@@ -15,8 +15,8 @@ from rounds import conditions
 
 from zoo_core import ZooError, read_recipe
 from zoo_core.training.gradients import GradientRun
-from zoo_core.training.interruption import Interruption
-from zoo_core.training.processes import Processes
+from zoo_core.training.processes.group import Processes
+from zoo_core.training.processes.interruption import Interruption
 
 ROUNDS = 7
 SECONDS = 2.0  # of each variant in each round

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 from zoo_core import GenerativeModel, Loss, LossOutput, build
-from zoo_core.training.wrapping import recompute, wrapping
+from zoo_core.training.processes.placement import wrapping
+from zoo_core.training.processes.wrapping import recompute
 
 STEPS, HALF, BATCH, PARTS, CLIP = 20, 10, 18, 4, 20.0
 VAE = {

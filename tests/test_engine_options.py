@@ -18,11 +18,12 @@ from zoo_core import TrainingError, build, evaluate, from_pretrained
 from zoo_core.data import Preprocessing, load
 from zoo_core.images import grid, save_image
 from zoo_core.randomness import derived_seed
-from zoo_core.training import gradients, processes, train
+from zoo_core.training import gradients, train
 from zoo_core.training.checkpoints import checkpoint, checkpoints, read_state
 from zoo_core.training.gradients import GradientRun
 from zoo_core.training.held_out import LossTerms
 from zoo_core.training.objective import computes_in_bf16
+from zoo_core.training.processes import group
 from zoo_core.training.reading import parse_recipe
 
 __all__ = ["zygote"]
@@ -311,7 +312,7 @@ class TestTrackers:
         assert not (tmp_path / "recipe.json").exists()
 
     def test_one_that_is_not_installed_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(processes, "get_available_trackers", list)
+        monkeypatch.setattr(group, "get_available_trackers", list)
         with pytest.raises(TrainingError, match=r"^training\.trackers: 'wandb' is not installed: pip install wandb$"):
             run(tmp_path, trackers=["wandb"])
         run(tmp_path, trackers=None)

@@ -27,9 +27,9 @@ from zoo_core import (
 )
 from zoo_core.data import InMemory, Preprocessing
 from zoo_core.ready_parts import build_ready, is_ready, model_for, spelled_out
-from zoo_core.training.fine_tuning import adapt, recipe_from
-from zoo_core.training.freezing import freeze
-from zoo_core.training.lora import Lora, add_lora, has_lora, merge_lora, merged
+from zoo_core.training.tuning.fine_tuning import adapt, recipe_from
+from zoo_core.training.tuning.freezing import freeze
+from zoo_core.training.tuning.lora import Lora, add_lora, has_lora, merge_lora, merged
 
 VAE: dict[str, Any] = {
     "type": "vae/vae",

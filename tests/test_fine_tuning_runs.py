@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from zoo_core import CheckpointError, from_pretrained, save_pretrained, train
 from zoo_core.cli.main import app, main
-from zoo_core.training.fine_tuning import recipe_from
 from zoo_core.training.reading import overridden, parse_recipe
 from zoo_core.training.recipe import Recipe
+from zoo_core.training.tuning.fine_tuning import recipe_from
 
 VAE = {
     "type": "vae/vae",

@@ -166,7 +166,7 @@ def refusal(recipe, folder, *options):
         code, told = refused.end()
     assert code == 1
     assert not (folder / "log.jsonl").exists()
-    command = re.search(r"(?:ACCELERATE_USE_CPU=true )?zoo train .* --num-processes 2", told)
+    command = re.search(r"(?:ACCELERATE_USE_CPU=true )?zoo train .*? --num-processes 2", told)
     assert command, told
     return command[0]
 

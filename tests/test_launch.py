@@ -23,10 +23,10 @@ from torch.distributed import HashStore
 
 from zoo_core import ConfigError, TrainingError
 from zoo_core.cli.main import app
-from zoo_core.training import launch as launching
-from zoo_core.training import watch as watching
-from zoo_core.training.launch import Hosts, asked_of_accelerate, launch, refuse_silent_launch
-from zoo_core.training.watch import Heartbeat, watch
+from zoo_core.training.processes import launch as launching
+from zoo_core.training.processes import watch as watching
+from zoo_core.training.processes.launch import Hosts, asked_of_accelerate, launch, refuse_silent_launch
+from zoo_core.training.processes.watch import Heartbeat, watch
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "accelerate"
 SCRIPT = """
@@ -230,7 +230,7 @@ class TestTwoHosts:
             options = {"machines": 2, "address": "127.0.0.2", "port": free_port}
             other = f"""
 import sys
-from zoo_core.training import launch
+from zoo_core.training.processes import launch
 launch.MODULE, launch.AFTER_FAILURE = "scripted", 0.3
 sys.exit(launch.launch({[str(tmp_path)]!r}, {processes}, launch.Hosts(rank=1, **{options!r})))
 """

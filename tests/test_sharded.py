@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from zoo_core import build, from_pretrained, save_pretrained
-from zoo_core.training.wrapping import wrapping
+from zoo_core.training.processes.placement import wrapping
 
 
 def model(width):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zoo_core.training.launch import MODULE
+from zoo_core.training.processes.launch import MODULE
 
 RUNS = 50
 RECIPE = {

@@ -98,10 +98,13 @@ TRAIN = """
     import json, sys
     from pathlib import Path
     from zoo_core import read_recipe, train
+    from zoo_core.training.checkpoints import newest
     from zoo_core.training.gradients import GradientRun
+    from zoo_core.training.processes.group import Processes
+    from zoo_core.training.processes.interruption import Interruption
     recipe, folder = read_recipe(sys.argv[1]), Path(sys.argv[2])
     model = train(recipe, folder)
-    left = GradientRun(recipe, folder).model.eval()
+    left = GradientRun(recipe, folder, Processes(), Interruption(), resume=newest(folder / "checkpoints")).model.eval()
     print(json.dumps({"model": str(model), "equal": draw(left, 0), "other": draw(left, 1)}))
 """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.parallel_runs import CLIP, HALF, SCENARIOS, STEPS, batch_of, objective_of, second_half, whole_run
 from zoo_core import Component
-from zoo_core.training.wrapping import blocks, recompute
+from zoo_core.training.processes.wrapping import blocks, recompute
 
 ROOT = Path(__file__).parents[1]
 DDP = [f"{name} ddp" for name in SCENARIOS if name != "recomputed"]

@@ -58,5 +58,5 @@ def exit_with_sentence() -> Iterator[None]:
 
 
 def _tell(error: Exception, code: int, prefix: str = "error: ") -> int:
-    print(f"{prefix}{error}", file=sys.stderr)
+    sys.stderr.write(f"{prefix}{error}\n")  # at once, since other processes of a run may write there too
     return code

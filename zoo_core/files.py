@@ -1,4 +1,4 @@
-"""Folders that are whole or not there at all."""
+"""Folders and files that are whole or not there at all."""
 
 import ctypes
 import errno
@@ -95,4 +95,28 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Raises ValueError for nan and infinity, which are no JSON."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_bytes(_as_json(value))
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """As ``write_json`` and ``replace_file``."""
+    replace_file(path, _as_json(value))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file: whole, or not at all; one that was there before stays until then.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = _sibling(path)
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

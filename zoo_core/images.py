@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo_core.errors import DataError
-from zoo_core.files import WRITING
+from zoo_core.files import replace_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,12 +65,7 @@ def _write_whole(content: bytes, path: Path) -> None:
     if path.exists() and not path.is_file():  # a pipe or a device has no content that could be replaced
         path.write_bytes(content)
         return
-    temporary = path.with_name(f"{WRITING}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, content)
 
 
 def to_picture(image: Tensor) -> "Image":

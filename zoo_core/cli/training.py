@@ -62,7 +62,7 @@ def train(
     elif processes is None and machines == 1:
         _tell(command.run())
     else:
-        from zoo_core.training.launch import Hosts, launch
+        from zoo_core.training.processes.launch import Hosts, launch
 
         command.plan()  # what is wrong with it is told here, once
         raise typer.Exit(launch(command.arguments(), processes or machines, Hosts(machines, machine, address, port)))

@@ -1,6 +1,6 @@
 """A running mean of the weights, which is often better than the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,10 +12,13 @@ class Average:
 
     Acceleration of stochastic approximation by averaging (Polyak & Juditsky, 1992)
     https://doi.org/10.1137/0330046 ; d rises with the step t, so that the start is soon forgotten.
+
+    Args:
+        names: of what is averaged, if it is known from an earlier life: by default what is trained, and buffers.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.model, self.names = decay, model, _averaged(model)
+    def __init__(self, model: nn.Module, decay: float, names: Collection[str] | None = None) -> None:
+        self.decay, self.model, self.names = decay, model, _averaged(model) if names is None else names
         self.values = {name: value.detach().float().clone() for name, value in self._state().items()}
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -72,24 +71,6 @@ def sweep(run: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """Writes a file of JSON: whole, or not at all."""
-    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file: whole, or not at all; what it held stays until then."""
-    temporary = path.with_name(f"{WRITING}{path.name}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:

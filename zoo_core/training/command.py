@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo_core.errors import ConfigError
-from zoo_core.training.fine_tuning import recipe_from
 from zoo_core.training.loop import train
 from zoo_core.training.reading import overridden, parse_recipe, read_recipe, recipe_content
 from zoo_core.training.recipe import Recipe
+from zoo_core.training.tuning.fine_tuning import recipe_from
 
 
 @dataclass(frozen=True, kw_only=True)

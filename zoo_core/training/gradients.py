@@ -16,16 +16,17 @@ from zoo_core.errors import TrainingError
 from zoo_core.randomness import seed_everything
 from zoo_core.training.averages import Average
 from zoo_core.training.checkpoints import State, load
-from zoo_core.training.fine_tuning import adapt
 from zoo_core.training.guard import diagnosis
 from zoo_core.training.held_out import LossTerms
-from zoo_core.training.lora import merged
 from zoo_core.training.objective import ADVERSARY, MODEL, Objective, compile_networks, computes_in_bf16
 from zoo_core.training.order import Order
+from zoo_core.training.processes.placement import wrapping
+from zoo_core.training.processes.wrapping import recompute
 from zoo_core.training.recipe import Training
 from zoo_core.training.run import Run, Values
 from zoo_core.training.schedules import learning_rate
-from zoo_core.training.wrapping import recompute, wrapping
+from zoo_core.training.tuning.fine_tuning import adapt
+from zoo_core.training.tuning.lora import merged
 
 log = logging.getLogger("zoo_core")
 
@@ -64,7 +65,8 @@ class GradientRun(Run):
         self.optimizers = _optimizers(settings, self.objective)
         self.peaks = {player: o.param_groups[0]["lr"] for player, o in self.optimizers.items()}
         self.moved = {player: self.objective.parameters_of(player) for player in self.optimizers}
-        self.average = Average(self.model, settings.ema) if settings.ema is not None else None
+        names = state.tensors.get("average") if state else None
+        self.average = Average(self.model, settings.ema, names) if settings.ema is not None else None
         if state:
             self._take_optimizers(state)
         own = [module for module in self.objective.modules() if isinstance(module, Component)]

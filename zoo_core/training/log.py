@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zoo_core.training.checkpoints import replace_text
+from zoo_core.files import replace_file
 
 
 class RunLog:
@@ -95,7 +95,7 @@ def _forget_after(path: Path, step: int) -> float:
     kept = [line for line in map(_line, lines) if line and line["step"] <= step and line["event"] != "measured"]
     text = "".join(json.dumps(line) + "\n" for line in kept)
     if text != "".join(lines):
-        replace_text(path, text)
+        replace_file(path, text.encode())
     return float(kept[-1]["seconds"]) if kept else 0.0
 
 

@@ -12,8 +12,8 @@ from zoo_core.errors import CheckpointError, Stopped, TrainingError, ZooError
 from zoo_core.host import PluginHost
 from zoo_core.training.checkpoints import newest, verify
 from zoo_core.training.gradients import GradientRun
-from zoo_core.training.interruption import Interruption
-from zoo_core.training.processes import Processes
+from zoo_core.training.processes.group import Processes
+from zoo_core.training.processes.interruption import Interruption
 from zoo_core.training.reading import parse_recipe
 from zoo_core.training.recipe import Recipe
 from zoo_core.training.run import CHECKPOINTS, RECIPE, Run
@@ -127,8 +127,11 @@ def _start(
     with processes.agreeing():
         if processes.main:
             found = newest(folder / CHECKPOINTS)
-            if found is None and str(resume) != "auto":
-                found = _elsewhere(recipe, Path(resume), host)
+            elsewhere = None if str(resume) == "auto" else Path(resume)
+            if found and elsewhere:
+                log.warning("%s has begun already: going on from %s", folder, found)
+            elif elsewhere:
+                found = _elsewhere(recipe, elsewhere, host)
     start: Path | None = processes.all(found)[0]
     return start
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from zoo_core.arguments import Bounds, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from zoo_core.errors import ConfigError
-from zoo_core.training.lora import Lora
+from zoo_core.training.tuning.lora import Lora
 
 TwoOrMore = Annotated[int, Bounds("an integer of at least 2", low=2)]
 

@@ -21,15 +21,16 @@ from zoo_core.data.prefetch import Ahead
 from zoo_core.errors import DataError, Stopped, TrainingError
 from zoo_core.evaluation import evaluate, results
 from zoo_core.evaluation.measuring import to_device
+from zoo_core.files import replace_json
 from zoo_core.host import PluginHost, core_version
 from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
 from zoo_core.ready_parts import model_for
 from zoo_core.training import pictures
-from zoo_core.training.checkpoints import State, checkpoint, read_state, replace_json, save_state, sweep
-from zoo_core.training.interruption import Interruption
+from zoo_core.training.checkpoints import State, checkpoint, read_state, save_state, sweep
 from zoo_core.training.log import RunLog
-from zoo_core.training.processes import Processes
+from zoo_core.training.processes.group import Processes
+from zoo_core.training.processes.interruption import Interruption
 from zoo_core.training.progress import Progress
 from zoo_core.training.recipe import Recipe
 
@@ -323,5 +324,7 @@ def _peak_memory(device: torch.device) -> float:
     """Of the device, or of this process, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    if Path("/proc/self/status").exists():  # what the system call tells there begins with the parent's
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -324,7 +324,7 @@ def command_that_works(processes: int) -> str:
 
 def _is_run(script: str) -> bool:
     """Whether this process is ``python -m zoo_core.training``, whose arguments are those of ``zoo train``."""
-    return Path(script).resolve() == Path(__file__).resolve().with_name("__main__.py")
+    return Path(script).resolve() == Path(__file__).resolve().parents[1] / "__main__.py"
 
 
 def refuse_silent_launch(environment: Mapping[str, str] = os.environ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo_core.arguments import PositiveFloat, PositiveInt, Probability, checked, join, parameters, unknown_arguments
 from zoo_core.errors import ConfigError, TrainingError
-from zoo_core.training.freezing import hold, near, release
+from zoo_core.training.tuning.freezing import hold, near, release
 
 ADAPTER = "default"  # peft's name of the only one there is
 BEFORE = "_before_adapters"  # the attribute of a model that says how it was

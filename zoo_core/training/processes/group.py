@@ -16,8 +16,8 @@ from accelerate.utils import LoggerType
 from torch import Tensor, distributed
 
 from zoo_core.errors import TrainingError
-from zoo_core.training.launch import command_that_works, refuse_silent_launch
-from zoo_core.training.watch import watch
+from zoo_core.training.processes.launch import command_that_works, refuse_silent_launch
+from zoo_core.training.processes.watch import watch
 
 LOCK = ".lock"
 

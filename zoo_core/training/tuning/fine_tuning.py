@@ -13,8 +13,8 @@ from zoo_core.errors import ConfigError
 from zoo_core.host import PluginHost, default_host
 from zoo_core.pretrained import from_pretrained
 from zoo_core.ready_parts import KEY, full_name, pinned
-from zoo_core.training.freezing import freeze as frozen
-from zoo_core.training.lora import add_lora
+from zoo_core.training.tuning.freezing import freeze as frozen
+from zoo_core.training.tuning.lora import add_lora
 
 WARMUP = "warmup"  # what losses call the steps over which their weights rise, and recipes those of the learning rate
 

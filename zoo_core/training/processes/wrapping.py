@@ -8,27 +8,14 @@ import abc
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from zoo_core.components import Component
-
-
-def wrapping(accelerator: Accelerator, parallel: Literal["ddp", "fsdp"]) -> "Wrapping":
-    """The way of wrapping for the processes there are; one process alone has nothing to share."""
-    if accelerator.num_processes == 1:
-        return Alone(accelerator.device)
-    if parallel == "ddp":
-        return DDP(accelerator.device)
-    # It takes a second to import.
-    from zoo_core.training.sharding import FSDP
-
-    return FSDP(accelerator.device)
 
 
 class Wrapping(abc.ABC):

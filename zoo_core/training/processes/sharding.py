@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.nn.utils import get_total_norm
 
-from zoo_core.training.wrapping import Wrapping, blocks, gradients
+from zoo_core.training.processes.wrapping import Wrapping, blocks, gradients
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 

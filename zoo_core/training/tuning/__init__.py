@@ -1,0 +1,1 @@
+"""Training what has been trained: from where, which parts, and through what."""
