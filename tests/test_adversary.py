@@ -12,10 +12,11 @@ import yaml
 from torch import Tensor
 from zoo_vae.factor import FactorVAE
 
-from tests.test_training import _kill_at, _launch, log, losses, weights
+from tests.test_training import log, losses, weights
 from zoo_core import Batch, ConfigError, LossOutput, LossSpec, PluginHost, hookimpl
-from zoo_core.training import read_recipe, train
+from zoo_core.training import train
 from zoo_core.training.checkpoints import State, newest, read_state
+from zoo_core.training.gradients import GradientRun
 from zoo_core.training.reading import parse_recipe
 from zoo_core.training.recipe import Recipe
 
@@ -185,12 +186,23 @@ class TestSteps:
 
 
 class TestResume:
-    def test_a_killed_run_goes_on_bit_for_bit(self, undisturbed: Path, tmp_path: Path) -> None:
-        path, folder = written(tmp_path), tmp_path / "run"
+    def test_a_run_that_was_cut_goes_on_bit_for_bit(
+        self, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, make = tmp_path / "run", GradientRun.step
         for stop in (8, 17):
-            _kill_at(path, folder, stop)
+
+            def cut(run: GradientRun, step: int, stop: int = stop) -> Any:
+                if step == stop:
+                    raise KeyboardInterrupt
+                return make(run, step)
+
+            monkeypatch.setattr(GradientRun, "step", cut)
+            with pytest.raises(KeyboardInterrupt):
+                train(recipe(), folder, host=HOST)
             assert not (folder / "model").exists()
-        train(read_recipe(path), folder)
+        monkeypatch.setattr(GradientRun, "step", make)
+        train(recipe(), folder, host=HOST)
         assert losses(folder) == losses(undisturbed)
         assert opposed(folder) == opposed(undisturbed)
         assert all(changed(players(folder)[player], w) == set() for player, w in players(undisturbed).items())
@@ -198,13 +210,3 @@ class TestResume:
 
 def opposed(folder: Path) -> list[str]:
     return [float(line["adversary_loss"]).hex() for line in log(folder)]
-
-
-class TestProcesses:
-    def test_two_processes_train_both_players(self, untrained: Any, tmp_path: Path) -> None:
-        _launch(written(tmp_path, training__steps=10), tmp_path / "run", processes=2)
-        told = log(tmp_path / "run")
-        assert [line["step"] for line in told] == list(range(1, 11))
-        assert all(math.isfinite(line["loss"] + line["adversary_loss"]) for line in told)
-        now = players(tmp_path / "run")
-        assert all(changed(now[player], untrained[player]) == learned(now[player]) for player in now)

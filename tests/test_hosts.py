@@ -143,13 +143,13 @@ class TestOneHost:
         assert saved(tmp_path) == losses(tmp_path)[-1][0]
 
     def test_a_process_that_stands_still_ends_all(self, recipe, tmp_path):
-        with Command(*started(recipe, "-o", tmp_path, *ENDLESS), ZOO_SILENCE="5") as run:
+        with Command(*started(recipe, "-o", tmp_path, *ENDLESS), ZOO_SILENCE="3") as run:
             run.wait_until_saved(tmp_path)
             stopped = run.ranks()[1]
             stopped.suspend()
             code, told = run.end(40)  # ten seconds more if silence may last fifteen
             assert code == 1
-            assert re.search("error: process 1 on .* no sign of life for 5 s.* goes on from .*step-", told)
+            assert re.search("error: process 1 on .* no sign of life for 3 s.* goes on from .*step-", told)
             assert not stopped.is_running()
         assert saved(tmp_path) > 0
 
@@ -258,7 +258,7 @@ class TestTwoHosts:
         assert saved(tmp_path) > 0
 
     def test_a_cable_that_breaks_ends_the_run_on_both(self, hosts, recipe, tmp_path):
-        with self.trained(hosts, recipe, tmp_path, *ENDLESS, ZOO_SILENCE="5") as runs:
+        with self.trained(hosts, recipe, tmp_path, *ENDLESS, ZOO_SILENCE="3") as runs:
             runs[0].wait_until_saved(tmp_path)
             cable = ["ip", "-n", hosts[1].name, "link", "set", hosts[1].interface]
             subprocess.run([*cable, "down"], check=True)
@@ -267,5 +267,5 @@ class TestTwoHosts:
             finally:
                 subprocess.run([*cable, "up"], check=True)
         assert [code for code, _ in ends] == [1, 1]
-        assert all("no sign of life for 5 s" in told for _, told in ends)
+        assert all("no sign of life for 3 s" in told for _, told in ends)
         assert saved(tmp_path) > 0

@@ -4,11 +4,8 @@ import itertools
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo_core import ConfigError, TrainingError, UnknownComponent, build, evaluate, from_pretrained
-from zoo_core.data import InMemory, load
+from zoo_core import ConfigError, TrainingError, UnknownComponent, from_pretrained
+from zoo_core.data import InMemory
 from zoo_core.training import read_recipe, train
 from zoo_core.training.checkpoints import newest, read_state
 from zoo_core.training.order import Order
@@ -179,17 +176,6 @@ class TestRun:
 
 
 class TestResume:
-    def test_a_killed_run_goes_on_bit_for_bit(self, undisturbed, tmp_path):
-        path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump(RECIPE))
-        folder = tmp_path / "run"
-        for stop in (5, 17, 24):
-            _kill_at(path, folder, stop)
-            assert not (folder / "model").exists()
-        train(read_recipe(path), folder)
-        assert losses(folder) == losses(undisturbed)
-        assert all(torch.equal(v, weights(undisturbed)[k]) for k, v in weights(folder).items())
-
     def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(self, undisturbed, tmp_path, caplog):
         train(recipe(), tmp_path)
         damaged = tmp_path / "checkpoints" / "step-00000030" / "objective.safetensors"
@@ -210,26 +196,6 @@ class TestResume:
 
 
 class TestProcesses:
-    def test_two_processes_train_and_measure_as_one(self, tmp_path):
-        path = tmp_path / "quiet.yaml"
-        content = json.loads(json.dumps(RECIPE))
-        content["data"]["preprocessing"] = {}
-        content["training"].update(steps=10)
-        path.write_text(yaml.safe_dump(content))
-        train(read_recipe(path), tmp_path / "one")
-        _launch(path, tmp_path / "two", processes=2)
-        one, two = log(tmp_path / "one"), log(tmp_path / "two")
-        assert [line["step"] for line in two] == [line["step"] for line in one] == list(range(1, 11))
-        # Each process draws its own z: equal in expectation only, so the first loss is near, not equal.
-        assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.05)
-        # Measured by both together, and again by one: the same to the last digits.
-        results = json.loads((tmp_path / "two" / "model" / "results.json").read_text())
-        model = from_pretrained(tmp_path / "two" / "model")
-        again = evaluate(model, [build("metrics/elbo")], load("digits", "test"))
-        for name, value in again.items():
-            assert results["values"][name]["value"] == pytest.approx(value.value, rel=1e-9)
-            assert results["values"][name]["n"] == value.n == 360
-
     def test_processes_that_do_not_know_of_each_other_are_refused(self, tmp_path):
         path = tmp_path / "tiny.yaml"
         path.write_text(yaml.safe_dump(RECIPE))
@@ -238,15 +204,6 @@ class TestProcesses:
         assert done.returncode == 1
         assert "2 processes were launched but each trains alone" in done.stderr
         assert not (tmp_path / "run" / "log.jsonl").exists()
-
-    def test_a_batch_that_cannot_be_shared_is_refused(self, tmp_path):
-        path = tmp_path / "odd.yaml"
-        content = json.loads(json.dumps(RECIPE))
-        content["training"]["batch"] = 33
-        path.write_text(yaml.safe_dump(content))
-        with pytest.raises(subprocess.CalledProcessError) as failure:
-            _launch(path, tmp_path / "run", processes=2)
-        assert "33 cannot be shared by 2 processes" in failure.value.stderr
 
 
 class TestRefusals:
@@ -318,32 +275,3 @@ class TestRefusals:
 def _run_module(path, folder, env=None):
     command = [sys.executable, "-m", "zoo_core.training", str(path), "-o", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
-
-
-def _kill_at(path: Path, folder: Path, step: int) -> None:
-    """Starts a run and kills it as soon as its log has reached a step."""
-    command = [sys.executable, "-m", "zoo_core.training", str(path), "-o", str(folder)]
-    # Slow enough to be caught in the act: every report is one more chance.
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and _last_step(folder) < step:
-            time.sleep(0.0005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-
-
-def _last_step(folder: Path) -> int:
-    try:
-        return (folder / "log.jsonl").read_bytes().count(b'"event": "train"')
-    except FileNotFoundError:
-        return 0
-
-
-def _launch(path, folder, processes):
-    """Real processes over gloo, as the documentation says."""
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"),
-        *("--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--main_process_port", "0", "-m", "zoo_core.training", str(path), "-o", str(folder)),
-    ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)

@@ -172,7 +172,7 @@ def _write(folder: Path, state: State) -> None:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
