@@ -48,10 +48,14 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 def compile_networks(model: nn.Module) -> None:
     """Compiles the networks inside of a model's components; these themselves return distributions."""
-    for module in list(model.modules()):
-        for network in _networks(module) if isinstance(module, Component) else ():
-            # Module.compile() leaves some releases of torch running as before, without a word.
-            vars(network)["forward"] = torch.compile(network.forward)
+    from torch._dynamo import config
+
+    networks = [n for module in model.modules() if isinstance(module, Component) for n in _networks(module)]
+    # Torch counts the versions of all of them together: for training and for evaluation, with autocast and without.
+    config.recompile_limit += 8 * len(networks)
+    for network in networks:
+        # Module.compile() leaves some releases of torch running as before, without a word.
+        vars(network)["forward"] = torch.compile(network.forward)
 
 
 def _networks(module: nn.Module) -> list[nn.Module]:
