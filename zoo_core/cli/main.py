@@ -17,6 +17,9 @@ for group in (registry, pictures, generation, latents, training, sweep, evaluati
 
 
 def main() -> None:
-    """Runs a command. Exit codes: 0 done, 1 failed, 2 bad input, 75 a run that was stopped and can go on, 130 interrupted."""
+    """Runs a command.
+
+    Exit codes: 0 done, 1 failed, 2 bad input, 75 a run that was stopped and can go on, 130 interrupted.
+    """
     with exit_with_sentence():
         app()
