@@ -128,9 +128,10 @@ class Processes:
     def shut_down(self) -> None:
         """Ends trackers and connections, once nothing holds on to a wrapped model any more."""
         self.wait()
-        # gloo's threads have to end before the interpreter does: otherwise it aborts now and then.
-        self.accelerator.free_memory()
-        gc.collect()
+        if self.world > 1:
+            # gloo's threads have to end before the interpreter does: otherwise it aborts now and then.
+            self.accelerator.free_memory()
+            gc.collect()
         self.accelerator.end_training()
 
 
