@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from tests import tiny
 from tests.zygote import Zygote, ends, zygote
 from zoo_core import TrainingError, build, evaluate, from_pretrained
 from zoo_core.data import Preprocessing, load
@@ -43,12 +44,7 @@ AUTOENCODER: dict[str, Any] = {
 VAE: dict[str, Any] = {
     **AUTOENCODER,
     "name": "tiny",
-    "model": {
-        "type": "vae/vae",
-        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [16]},
-        "decoder": {"type": "nets/mlp_decoder", "hidden": [16]},
-        "prior": "nets/standard_normal",
-    },
+    "model": tiny.VAE,
     "loss": "vae/elbo",
     "evaluation": {"metrics": ["metrics/elbo"]},
 }

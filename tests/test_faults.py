@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from tests import tiny
 from tests.zygote import Child, Zygote, ends, zygote
 from zoo_core import (
     AdversarialLoss,
@@ -43,12 +44,7 @@ __all__ = ["zygote"]
 
 VAE: dict[str, Any] = {
     "name": "tiny",
-    "model": {
-        "type": "vae/vae",
-        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [16]},
-        "decoder": {"type": "nets/mlp_decoder", "hidden": [16]},
-        "prior": "nets/standard_normal",
-    },
+    "model": tiny.VAE,
     "loss": "vae/elbo",
     "data": {"name": "core/digits", "preprocessing": {"binarize": "dynamic"}},
     "training": {

@@ -15,17 +15,13 @@ import psutil
 import pytest
 import yaml
 
+from tests import tiny
 from zoo_core import from_pretrained
 
 ROOT = Path(__file__).parents[1]
 RECIPE = {
     "name": "tiny",
-    "model": {
-        "type": "vae/vae",
-        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [16]},
-        "decoder": {"type": "nets/mlp_decoder", "hidden": [16]},
-        "prior": "nets/standard_normal",
-    },
+    "model": tiny.VAE,
     "loss": "vae/elbo",
     "data": {"name": "core/digits"},
     "training": {"steps": 20, "batch": 32, "log_every": 1, "save_every": 10},

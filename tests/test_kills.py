@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from tests import tiny
 from tests.zygote import Child, Zygote, ends, zygote
 from zoo_core import Measurement, Metric, MetricSpec, default_host, from_pretrained, hookimpl
 from zoo_core.files import WRITING
@@ -27,12 +28,7 @@ KILLS, INSIDE_SAVES = 20, 8
 STEPS, SAVE_EVERY = 80, 3
 VAE: dict[str, Any] = {
     "name": "tiny",
-    "model": {
-        "type": "vae/vae",
-        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [16]},
-        "decoder": {"type": "nets/mlp_decoder", "hidden": [16]},
-        "prior": "nets/standard_normal",
-    },
+    "model": tiny.VAE,
     "loss": "vae/elbo",
     "data": {"name": "core/digits", "preprocessing": {"binarize": "dynamic"}},
     "training": {

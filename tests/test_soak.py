@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import tiny
 from zoo_core.training.processes.launch import MODULE
 
 RUNS = 50
 RECIPE = {
     "name": "tiny",
-    "model": {
-        "type": "vae/vae",
-        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [8]},
-        "decoder": {"type": "nets/mlp_decoder", "hidden": [8]},
-        "prior": "nets/standard_normal",
-    },
+    "model": tiny.VAE,
     "loss": "vae/elbo",
     "data": {"name": "core/digits"},
     "training": {"steps": 3, "batch": 32, "trackers": []},

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import tiny
 from zoo_core import ConfigError, TrainingError, UnknownComponent, from_pretrained
 from zoo_core.data import InMemory
 from zoo_core.training import read_recipe, train
@@ -24,12 +25,7 @@ from zoo_core.training.schedules import SCHEDULES, learning_rate
 
 RECIPE = {
     "name": "tiny",
-    "model": {
-        "type": "vae/vae",
-        "encoder": {"type": "nets/mlp_encoder", "latents": 2, "hidden": [16]},
-        "decoder": {"type": "nets/mlp_decoder", "hidden": [16]},
-        "prior": "nets/standard_normal",
-    },
+    "model": tiny.VAE,
     "loss": "vae/elbo",
     "data": {"name": "core/digits", "preprocessing": {"binarize": "dynamic"}},
     "training": {"steps": 30, "batch": 32, "log_every": 1, "save_every": 10, "warmup": 5, "schedule": "cosine"},

@@ -47,7 +47,7 @@ def evaluate(
     device = device_of(model)
     for metric in metrics:
         metric.reset()
-    with undisturbed(), _evaluating(model):
+    with undisturbed(), evaluating(model):
         for number, indices in _share(min(examples or len(dataset), len(dataset)), batch):
             if len(indices):
                 seed_everything(seed, number)
@@ -120,7 +120,7 @@ def rounded(value: float | None, error: float | None) -> str:
 
 
 @contextlib.contextmanager
-def _evaluating(model: GenerativeModel) -> Iterator[None]:
+def evaluating(model: GenerativeModel) -> Iterator[None]:
     """Inside, the model is in evaluation mode; outside each of its modules is in the mode it was in."""
     were_training = {module: module.training for module in model.modules()}
     model.eval()

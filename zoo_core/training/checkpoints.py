@@ -62,7 +62,7 @@ def save_state(folder: Path, state: State, *, keep: int, best: int | None = None
     return target
 
 
-def sweep(run: Path) -> None:
+def clear_leftovers(run: Path) -> None:
     """Deletes what an earlier life of a run was about to write, or to delete, when it was killed."""
     for leftover in (
         path for place in (run, run / "checkpoints", run / "samples") for path in place.glob(f"{WRITING}*")

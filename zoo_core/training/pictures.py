@@ -7,7 +7,7 @@ import torch
 
 from zoo_core.components import GenerativeModel
 from zoo_core.data import Dataset
-from zoo_core.evaluation.measuring import _evaluating, to_device
+from zoo_core.evaluation.measuring import evaluating, to_device
 from zoo_core.host import PluginHost, default_host
 from zoo_core.images import grid, save_image
 from zoo_core.randomness import seed_everything, undisturbed
@@ -26,7 +26,7 @@ def draws_pictures(model: GenerativeModel, host: PluginHost | None) -> bool:
 def draw(model: Any, held_out: Dataset, path: Path, *, device: torch.device) -> None:
     """Writes a grid of samples, of equal noise at every step; under the labels or captions of the held-out data."""
     places = torch.arange(min(SAMPLES, len(held_out)))
-    with undisturbed(), _evaluating(model):
+    with undisturbed(), evaluating(model):
         seed_everything(0)
         inputs = model.preprocessing(to_device(held_out.batch(places), device))
         view = model.given(inputs)

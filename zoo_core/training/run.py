@@ -27,7 +27,7 @@ from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
 from zoo_core.ready_parts import model_for
 from zoo_core.training import pictures
-from zoo_core.training.checkpoints import State, checkpoint, read_state, save_state, sweep
+from zoo_core.training.checkpoints import State, checkpoint, clear_leftovers, read_state, save_state
 from zoo_core.training.log import RunLog
 from zoo_core.training.processes.group import Processes
 from zoo_core.training.processes.interruption import Interruption
@@ -133,7 +133,7 @@ class Run(abc.ABC):
             Stopped: a process was told to; the checkpoint of that step is written.
         """
         if self.processes.main:
-            sweep(self.folder)
+            clear_leftovers(self.folder)
             replace_json(self.folder / RECIPE, self.recipe.as_dict())
             replace_json(self.folder / ENVIRONMENT, self._environment())
         with self._log() as self.log:
