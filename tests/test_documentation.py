@@ -75,7 +75,7 @@ def test_every_link_in_it_leads_somewhere():
 
 def test_every_shipped_checkpoint_has_its_card():
     for registration in default_host().registrations("checkpoint"):
-        card = ROOT / "model_cards" / f"{registration.spec.name}.md"
+        card = ROOT / "model_cards" / registration.spec.name / "README.md"
         folder = checkpoint_folder(registration)
         assert card.is_file()
         assert folder is None or (folder / "README.md").read_text() == card.read_text()

@@ -33,6 +33,7 @@ from zoo_core import (
 from zoo_core.cards import card
 from zoo_core.cli.main import app
 from zoo_core.data import Preprocessing, load
+from zoo_core.evaluation import read_results
 from zoo_core.randomness import derived_seed, seed_everything
 from zoo_core.training.reading import parse_recipe
 
@@ -220,7 +221,7 @@ class TestLatents:
         z = latents(ae)
         assert model.data_shape == (LATENTS,)
         torch.testing.assert_close(model.mu.float(), z.mean(0))
-        results = json.loads((tmp_path / "model" / "results.json").read_text())
+        results = read_results(tmp_path / "model" / "results.json")[0]
         expected = float(model.log_prob(latents(ae, "test")).mean())
         assert results["values"]["log_prob"]["value"] == pytest.approx(expected)
 
@@ -343,7 +344,7 @@ class TestCommand:
         assert told.strip() == str(tmp_path / "run" / "model")
         assert same(state(tmp_path / "run" / "model", prior=True), state(fitted, prior=True))
         report = json.loads(CliRunner().invoke(app, ["eval", str(tmp_path / "run" / "model"), "--json"]).stdout)
-        before = json.loads((vae / "results.json").read_text())
+        before = read_results(vae / "results.json")[0]
         assert report["metrics"] == before["metrics"] == ["metrics/elbo"]
         assert report["data_fingerprint"] == before["data_fingerprint"]
         old, new = ({name: v["value"] for name, v in r["values"].items()} for r in (before, report))

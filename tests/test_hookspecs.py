@@ -48,8 +48,8 @@ def host() -> PluginHost:
     return PluginHost(discover=False)
 
 
-def test_there_are_nine_hooks_and_the_table_has_them_all() -> None:
-    assert len(HOOKS) == 9
+def test_there_are_ten_hooks_and_the_table_has_them_all() -> None:
+    assert len(HOOKS) == 10
     assert list(YIELDS) == HOOKS
     assert all(hook.startswith("zoo_") for hook in HOOKS)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from zoo_core import build, read_recipe, save_pretrained, train
 from zoo_core.data import Preprocessing, load
+from zoo_core.evaluation import read_results
 
 STEPS = 100
 # 1,437 digits: an epoch has 22 batches of 64 and one of 29, whose four parts are of 8, 7, 7 and 7.
@@ -183,8 +184,7 @@ def test_held_out_data_are_measured_as_by_one_process(runs: Path, name: str, pro
     for line, other in zip(one, several, strict=True):
         assert other["loss"] == pytest.approx(line["loss"], rel=1e-6)
     one, several = (
-        json.loads((runs / str(number) / name / "model" / "results.json").read_text())["values"]
-        for number in (1, processes)
+        read_results(runs / str(number) / name / "model" / "results.json")[0]["values"] for number in (1, processes)
     )
     assert {key: value["n"] for key, value in several.items()} == {key: value["n"] for key, value in one.items()}
     for key, value in one.items():

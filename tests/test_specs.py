@@ -137,7 +137,7 @@ def test_the_vocabulary_is_three_layouts_of_two_supports() -> None:
 
 
 @pytest.mark.parametrize(("spec", "field", "allowed"), [
-    (MetricSpec, "better", ["lower", "higher"]),
+    (MetricSpec, "better", ["lower", "higher", "neither"]),
     (ModelSpec, "density", ["exact", "bound", "none"]),
     (ModelSpec, "sampling", ["parallel", "sequential", "none"]),
     (ModelSpec, "latent", ["compressed", "full", "none"]),
@@ -185,7 +185,7 @@ def test_fields_are_given_by_name(spec: type[Spec]) -> None:
 
 
 def test_every_spec_has_a_kind_of_its_own() -> None:
-    assert len({spec.kind for spec in EVERY}) == len(EVERY) == 11
+    assert len({spec.kind for spec in EVERY}) == len(EVERY) == 12
 
 
 # A role's spec, with what it emits or accepts.

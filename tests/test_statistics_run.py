@@ -18,6 +18,7 @@ from zoo_core import (
     hookimpl,
 )
 from zoo_core.data import load
+from zoo_core.evaluation import read_results
 from zoo_core.training import train
 from zoo_core.training.reading import parse_recipe
 
@@ -103,7 +104,7 @@ def test_the_objective_never_falls_and_is_measured_on_held_out_data(host, tmp_pa
     told = objectives(tmp_path)
     assert len(told) == 6
     assert all(a < b for a, b in itertools.pairwise(told))
-    results = json.loads((tmp_path / "model" / "results.json").read_text())
+    results = read_results(tmp_path / "model" / "results.json")[0]
     model = from_pretrained(tmp_path / "model", host=host)
     x = load("digits", "test").batch(torch.arange(360))["image"] / 255
     assert results["values"]["log_prob"]["value"] == pytest.approx(float(model.log_prob(x).double().mean()), rel=1e-6)

@@ -9,6 +9,7 @@ import pytest
 
 import zoo_core
 from tests.installation import build_wheel, empty_venv, run, uninstall
+from zoo_core.evaluation import read_results
 
 pytest_plugins = ["tests.wheelhouse"]
 
@@ -205,7 +206,7 @@ def test_its_loss_is_measured_on_held_out_data(trained: Any, place: Path) -> Non
 
 
 def test_its_model_is_measured_by_another_plugin(trained: Any) -> None:
-    results = json.loads((Path(trained["model"]) / "results.json").read_text(encoding="utf-8"))
+    results = read_results(Path(trained["model"]) / "results.json")[0]
     assert results["data"] == "digits"
     assert {value["n"] for value in results["values"].values()} == {100}
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("hookspecs",),
     ("host",),
     ("distributions", "data"),
-    ("components",),
+    ("components", "metrics"),
     ("config",),
     ("hub", "weights", "pretrained", "latents", "images", "figures", "evaluation"),
     ("cards", "encoded", "ready_parts"),

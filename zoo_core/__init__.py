@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.components import Likelihood as Likelihood
     from zoo_core.components import Loss as Loss
     from zoo_core.components import LossOutput as LossOutput
-    from zoo_core.components import Measurement as Measurement
-    from zoo_core.components import Metric as Metric
     from zoo_core.components import Posterior as Posterior
     from zoo_core.components import Prior as Prior
     from zoo_core.components import Quantized as Quantized
@@ -56,6 +54,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.hookspecs import hookimpl as hookimpl
     from zoo_core.host import PluginHost as PluginHost
     from zoo_core.host import default_host as default_host
+    from zoo_core.metrics import Extractor as Extractor
+    from zoo_core.metrics import Measurement as Measurement
+    from zoo_core.metrics import Metric as Metric
+    from zoo_core.metrics import SampleMetric as SampleMetric
     from zoo_core.pretrained import from_pretrained as from_pretrained
     from zoo_core.pretrained import push_to_hub as push_to_hub
     from zoo_core.pretrained import save_pretrained as save_pretrained
@@ -63,6 +65,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.specs import DatasetSpec as DatasetSpec
     from zoo_core.specs import DecoderSpec as DecoderSpec
     from zoo_core.specs import EncoderSpec as EncoderSpec
+    from zoo_core.specs import ExtractorSpec as ExtractorSpec
     from zoo_core.specs import LikelihoodSpec as LikelihoodSpec
     from zoo_core.specs import LossSpec as LossSpec
     from zoo_core.specs import MetricSpec as MetricSpec
@@ -81,8 +84,7 @@ _PUBLIC = {
     ),
     "zoo_core.components": (
         "AdversarialLoss", "Batch", "Component", "Decoder", "Encoder", "GenerativeModel", "LatentVariableModel",
-        "Likelihood", "Loss", "LossOutput", "Measurement", "Metric", "Posterior", "Prior", "Quantized", "Quantizer",
-        "StatisticalModel",
+        "Likelihood", "Loss", "LossOutput", "Posterior", "Prior", "Quantized", "Quantizer", "StatisticalModel",
     ),
     "zoo_core.config": ("build", "check", "describe"),
     "zoo_core.distributions": (
@@ -96,10 +98,11 @@ _PUBLIC = {
     ),
     "zoo_core.hookspecs": ("ZooHooks", "hookimpl"),
     "zoo_core.host": ("PluginHost", "default_host"),
+    "zoo_core.metrics": ("Extractor", "Measurement", "Metric", "SampleMetric"),
     "zoo_core.pretrained": ("from_pretrained", "push_to_hub", "save_pretrained"),
     "zoo_core.specs": (
-        "CheckpointSpec", "DatasetSpec", "DecoderSpec", "EncoderSpec", "LikelihoodSpec", "LossSpec", "MetricSpec",
-        "ModelSpec", "PosteriorSpec", "PriorSpec", "QuantizerSpec", "Spec",
+        "CheckpointSpec", "DatasetSpec", "DecoderSpec", "EncoderSpec", "ExtractorSpec", "LikelihoodSpec", "LossSpec",
+        "MetricSpec", "ModelSpec", "PosteriorSpec", "PriorSpec", "QuantizerSpec", "Spec",
     ),
     "zoo_core.training": ("fit_prior", "read_recipe", "train"),
 }  # fmt: skip

@@ -467,38 +467,3 @@ class AdversarialLoss(Loss):
     @abc.abstractmethod
     def oppose(self, model: Any, batch: Batch) -> LossOutput:
         """What the adversary makes small, on the same batch, after the step of the model."""
-
-
-class Measurement(NamedTuple):
-    """A measured value, its standard error (nan where there is none), and over how many examples.
-
-    ``unit`` is that of the metric's spec; a metric leaves it to ``evaluate`` unless it reports in several.
-    """
-
-    value: float
-    error: float
-    n: int
-    unit: str = ""
-
-
-class Metric(Component):
-    """A measurement of a model, gathered batch by batch.
-
-    Attributes:
-        state: named tensors that add up, over batches and over processes.
-    """
-
-    kind: ClassVar[str] = "metric"
-    state: dict[str, Tensor]
-
-    @abc.abstractmethod
-    def reset(self) -> None:
-        """Forgets everything; called before the first update."""
-
-    @abc.abstractmethod
-    def update(self, model: Any, batch: Batch) -> None:
-        """Takes one batch into account."""
-
-    @abc.abstractmethod
-    def compute(self) -> dict[str, Measurement]:
-        """The values so far, by name."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo_core import components
+from zoo_core import components, metrics
 from zoo_core.arguments import Parameter, checked, is_list, join, parameters, phrase, shown, unknown_arguments
 from zoo_core.components import Component
 from zoo_core.errors import ConfigError
@@ -25,8 +25,8 @@ CONTRACTS: dict[str, type[Component]] = {
     contract.kind: contract
     for contract in (
         components.Encoder, components.Posterior, components.Decoder, components.Likelihood,
-        components.Prior, components.Quantizer, components.Loss, components.Metric,
-        components.GenerativeModel,
+        components.Prior, components.Quantizer, components.Loss, components.GenerativeModel,
+        metrics.Metric, metrics.Extractor,
     )
 }  # fmt: skip
 PROVIDED = frozenset(name for contract in CONTRACTS.values() for name in contract.provides)

@@ -18,7 +18,7 @@ from zoo_core.data.fingerprint import fingerprint
 from zoo_core.data.keys import cache_key
 from zoo_core.data.strings import Strings
 from zoo_core.errors import ConfigError, DataError
-from zoo_core.evaluation.measuring import to_device
+from zoo_core.evaluation.sharing import to_device
 from zoo_core.pretrained import from_pretrained
 from zoo_core.randomness import seed_everything, undisturbed
 

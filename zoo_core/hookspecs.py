@@ -16,6 +16,7 @@ from zoo_core.specs import (
     DatasetSpec,
     DecoderSpec,
     EncoderSpec,
+    ExtractorSpec,
     LikelihoodSpec,
     LossSpec,
     MetricSpec,
@@ -33,7 +34,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 class ZooHooks:
-    """Nine hooks, none of which takes an argument; each returns an iterable of frozen specs."""
+    """Ten hooks, none of which takes an argument; each returns an iterable of frozen specs."""
 
     @hookspec
     def zoo_encoders(self) -> Iterable[EncoderSpec | PosteriorSpec]:
@@ -93,6 +94,17 @@ class ZooHooks:
         raise NotImplementedError
 
     @hookspec
+    def zoo_extractors(self) -> Iterable[ExtractorSpec]:
+        """Features of images, by which metrics compare samples with data.
+
+        >>> from zoo_core import ExtractorSpec, hookimpl
+        >>> @hookimpl
+        ... def zoo_extractors():
+        ...     yield ExtractorSpec(name="edges", target="zoo_my.edges:Edges", summary="Histogram of edges.")
+        """
+        raise NotImplementedError
+
+    @hookspec
     def zoo_quantizers(self) -> Iterable[QuantizerSpec]:
         """Maps from real latents to codes.
 
@@ -146,6 +158,7 @@ YIELDS: dict[str, tuple[type[Spec], ...]] = {
     "zoo_priors": (PriorSpec,),
     "zoo_losses": (LossSpec,),
     "zoo_metrics": (MetricSpec,),
+    "zoo_extractors": (ExtractorSpec,),
     "zoo_quantizers": (QuantizerSpec,),
     "zoo_models": (ModelSpec,),
     "zoo_datasets": (DatasetSpec,),

@@ -17,7 +17,7 @@ from zoo_core.components import Batch, device_of
 from zoo_core.data import Dataset
 from zoo_core.distributions import kl_per_dimension, require_density
 from zoo_core.errors import ConfigError, DataError
-from zoo_core.evaluation.measuring import to_device
+from zoo_core.evaluation.sharing import to_device
 
 Part = TypeVar("Part")
 

@@ -93,12 +93,19 @@ def pinned(name: str, revision: str | None, model: GenerativeModel, host: Plugin
 
 def weight_files(name: str, revision: str | None, model: GenerativeModel, host: PluginHost) -> dict[str, str]:
     """The SHA-256 of a loaded model's weight files by their names."""
-    if _is_local(name, revision, host):
-        path = local_checkpoint(name, host=host) / CONFIG
-    else:
-        path = hub.download(model.provenance["repository"], CONFIG, model.provenance["commit"], {})
-    weights: dict[str, str] = read_config(path)["weights"]
+    weights: dict[str, str] = read_config(checkpoint_file(CONFIG, name, revision, model, host))["weights"]
     return weights
+
+
+def checkpoint_file(file: str, name: str, revision: str | None, model: GenerativeModel, host: PluginHost) -> Path:
+    """One of the files beside a loaded model's weights; that of a model on the Hub is downloaded.
+
+    Raises:
+        CheckpointError: the Hub's repository has none of that name.
+    """
+    if _is_local(name, revision, host):
+        return local_checkpoint(name, host=host) / file
+    return hub.download(model.provenance["repository"], file, model.provenance["commit"], {})
 
 
 def full_name(name: str | Path) -> str:

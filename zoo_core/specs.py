@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, get_args
 
 Layout = Literal["vector", "grid", "sequence"]
 Support = Literal["real", "codes"]
-Better = Literal["lower", "higher"]
+Better = Literal["lower", "higher", "neither"]
 Density = Literal["exact", "bound", "none"]
 Sampling = Literal["parallel", "sequential", "none"]
 LatentSize = Literal["compressed", "full", "none"]
@@ -151,15 +151,42 @@ class LossSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """A measurement. ``better`` says which direction is; ``unit`` is what the value counts."""
+    """A measurement.
+
+    Attributes:
+        better: which direction is.
+        unit: what the value counts.
+        examples: how many it takes until the value says something; ``evaluate`` warns of fewer.
+    """
 
     kind: ClassVar[str] = "metric"
     better: Better
     unit: str
+    examples: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(self, "better", Better)
+        require(
+            type(self.examples) is int and self.examples > 0,
+            f"examples of {self.name!r}: use a positive integer; got {self.examples!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorSpec(Spec):
+    """Features of images. ``data_shape``: (C, H, W) of those that it was made for; None for any."""
+
+    kind: ClassVar[str] = "extractor"
+    data_shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shape = self.data_shape
+        require(
+            shape is None or (isinstance(shape, tuple) and shape and all(type(n) is int and n > 0 for n in shape)),
+            f"data_shape of {self.name!r}: use a tuple of positive integers or None; got {shape!r}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,11 +51,17 @@ def cached(key: str, decode: Callable[[], Mapping[str, Tensor | Strings]]) -> En
         key: a file name that changes whenever ``decode`` would return something else.
         decode: makes the columns; names are plain words.
     """
-    folder = cache_folder() / key
-    return _read(folder) or _store(folder, dict(decode()))
+    return find(key) or store(key, decode())
 
 
-def _store(folder: Path, columns: dict[str, Tensor | Strings]) -> Entry:
+def find(key: str) -> Entry | None:
+    """The columns under that key, memory mapped; None where there are none, or they are not whole."""
+    return _read(cache_folder() / key)
+
+
+def store(key: str, columns: Mapping[str, Tensor | Strings]) -> Entry:
+    """Keeps columns under that key, as ``cached`` does."""
+    folder, columns = cache_folder() / key, dict(columns)
     entry = Entry(columns, fingerprint(columns))
     try:
         if _read(folder) is None:  # another process may have been first

@@ -1,12 +1,11 @@
 """``accelerate launch -m zoo_core.training RECIPE``: what ``zoo train`` does, in each process."""
 
-import os
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
 from zoo_core.errors import exit_with_sentence
 from zoo_core.training.command import Command
+from zoo_core.training.processes.group import leave
 
 
 def main() -> None:
@@ -24,17 +23,8 @@ def main() -> None:
             if finished is not None:
                 print(finished)
     except SystemExit as end:
-        _leave(int(end.code or 0))
-    _leave(0)
-
-
-def _leave(code: int) -> None:
-    """Ends the process at once where it is one of many: what gloo leaves behind aborts some interpreters' ends."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if "WORLD_SIZE" in os.environ:
-        os._exit(code)
-    sys.exit(code)
+        leave(int(end.code or 0))
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from zoo_core.components import Batch, Loss, Measurement, Metric
+from zoo_core.components import Batch, Loss
+from zoo_core.metrics import Measurement, Metric
 
 
 class LossTerms(Metric):
@@ -13,10 +14,6 @@ class LossTerms(Metric):
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
-        self.reset()
-
-    def reset(self) -> None:
-        self.state = {}
 
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:

@@ -7,7 +7,8 @@ import torch
 
 from zoo_core.components import GenerativeModel
 from zoo_core.data import Dataset
-from zoo_core.evaluation.measuring import evaluating, to_device
+from zoo_core.evaluation.measuring import evaluating
+from zoo_core.evaluation.sharing import to_device
 from zoo_core.host import PluginHost, default_host
 from zoo_core.images import grid, save_image
 from zoo_core.randomness import seed_everything, undisturbed

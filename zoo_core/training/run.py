@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo_core.components import GenerativeModel, Measurement
-from zoo_core.config import build
+from zoo_core.components import GenerativeModel
 from zoo_core.data import Dataset, load
 from zoo_core.data.prefetch import Ahead
 from zoo_core.errors import DataError, Stopped, TrainingError
-from zoo_core.evaluation import evaluate, results
-from zoo_core.evaluation.measuring import to_device
+from zoo_core.evaluation import evaluate, measure
+from zoo_core.evaluation.results import document
+from zoo_core.evaluation.sharing import to_device
 from zoo_core.files import replace_json
 from zoo_core.host import PluginHost, core_version
+from zoo_core.metrics import Measurement
 from zoo_core.pretrained import save_pretrained
 from zoo_core.randomness import seed_everything
 from zoo_core.ready_parts import model_for
@@ -267,12 +268,13 @@ class Run(abc.ABC):
         self.model.provenance = {**self.model.provenance, "steps": step, "seconds": seconds}
         with self.published():
             self._save_model()  # first, since a metric may refuse the model
-            measured = self.measure([build(m, "metric", host=self.host) for m in settings.metrics])
-            self.log.report("measured", {name: m.value for name, m in measured.items()})
-            told: dict[str, Any] = {
-                "batch": settings.batch, "metrics": settings.metrics, "examples": settings.examples
-            }  # fmt: skip
-            self._save_model(results(measured, self.held_out, **told))
+            evaluation = measure(
+                self.model, settings.metrics, self.held_out,
+                options=self.recipe.data.options, batch=settings.batch, examples=settings.examples,
+                between=self._ask, host=self.host,
+            )  # fmt: skip
+            self.log.report("measured", {name: m["value"] for name, m in evaluation["values"].items()})
+            self._save_model(document([evaluation]))
 
     def _save_model(self, report: dict[str, Any] | None = None) -> None:
         if self.processes.main:

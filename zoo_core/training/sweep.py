@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo_core.errors import ConfigError
+from zoo_core.evaluation import read_results
 from zoo_core.files import write_json
 from zoo_core.host import PluginHost
 from zoo_core.pretrained import RESULTS
@@ -64,5 +65,5 @@ def _measured(recipe: Recipe, folder: Path, host: PluginHost | None) -> dict[str
     require_same_recipe(recipe, folder)
     if not (finished / RESULTS).is_file():
         train(recipe, folder, host=host)
-    values = json.loads((finished / RESULTS).read_text(encoding="utf-8"))["values"]
+    values = read_results(finished / RESULTS)[0]["values"]
     return {name: float(measured["value"]) for name, measured in values.items()}

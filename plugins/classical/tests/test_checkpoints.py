@@ -1,6 +1,5 @@
 """The weights inside the wheel."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from zoo_core import build, from_pretrained
 from zoo_core.data import load
 from zoo_core.errors import DataError
-from zoo_core.evaluation import evaluate
+from zoo_core.evaluation import evaluate, read_results
 
 FOLDERS = sorted(Path(__file__).parents[1].glob("zoo_classical/checkpoints/*"))
 every_checkpoint = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
@@ -21,7 +20,7 @@ def test_it_fits_into_a_wheel(folder: Path) -> None:
 
 @every_checkpoint
 def test_it_measures_what_its_card_says(folder: Path) -> None:
-    told = json.loads((folder / "results.json").read_text())
+    told = read_results(folder / "results.json")[0]
     try:
         data = load(told["data"], told["split"])
     except DataError as error:

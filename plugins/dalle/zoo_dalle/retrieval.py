@@ -23,13 +23,6 @@ class Retrieval(Metric):
     https://arxiv.org/abs/2103.00020
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.reset()
-
-    def reset(self) -> None:
-        self.state = {}
-
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:
         if not isinstance(model, Paired):

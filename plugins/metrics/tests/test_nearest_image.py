@@ -60,7 +60,8 @@ def measured(answer: Callable[[Tensor], Tensor], x: Tensor, size: int = 7) -> di
 def update(metric: NearestImage, answer: Callable[[Tensor], Tensor], x: Tensor, size: int, first: int = 0) -> None:
     for start in range(first, len(x), size):
         told = batch(x[start : start + size], start)
-        metric.update(Draws(answer).given(told), told)
+        view = Draws(answer).given(told)
+        metric.update(view, {**told, "sample": view.sample(len(told["image"]))})
 
 
 def values(measurements: dict[str, Measurement]) -> list[float]:
@@ -173,9 +174,7 @@ def test_states_of_two_processes_add_up_to_one_pass() -> None:
     here, there = NearestImage(), NearestImage()
     update(here, lambda i: drawn[i], x[:15], 5)
     update(there, lambda i: drawn[i], x, 5, first=15)
-    zero = torch.zeros(())
-    names = here.state.keys() | there.state.keys()
-    here.state = {n: here.state.get(n, zero) + there.state.get(n, zero) for n in sorted(names)}
+    here.rows = {name: here.rows[name] + there.rows[name] for name in here.rows}
     assert here.compute() == measured(lambda i: drawn[i], x)
     assert here.compute()[TOP1].n == 30
 
@@ -200,7 +199,7 @@ def test_it_takes_part_in_an_evaluation_by_name() -> None:
     assert 0 < first.value < 1
     assert first.unit == "1"
     exact = evaluate(Draws(lambda i: stored[i] / 255), metrics, data, batch=5)
-    assert exact[TOP1] == Measurement(1, 0, 23, "1")
+    assert exact[TOP1] == Measurement(1, 0, 23, "1", "higher")
 
 
 def test_nothing_is_measured_with_gradients() -> None:
@@ -213,7 +212,7 @@ def test_nothing_is_measured_with_gradients() -> None:
     metric = NearestImage()
     update(metric, watched, x, 3)
     assert enabled == [False]
-    assert not any(v.requires_grad for v in metric.state.values())
+    assert not metric.kept("drawn").requires_grad
 
 
 # what is refused
@@ -234,6 +233,5 @@ def test_a_model_without_captions_is_refused_with_a_sentence() -> None:
 
 @pytest.mark.parametrize("data", [torch.zeros(3, 1, 2, 2), torch.zeros(3, *DATA).long()])
 def test_codes_in_the_place_of_images_are_refused_with_a_sentence(data: Tensor) -> None:
-    told = batch(data)
     with pytest.raises(ConfigError, match=r"draws data of shape \(2, 3, 4\), .*; measure on the images themselves$"):
-        NearestImage().update(Draws(lambda i: torch.rand(len(i), *DATA)).given(told), told)
+        update(NearestImage(), lambda i: torch.rand(len(i), *DATA), data, 3)

@@ -383,9 +383,14 @@ def painter(change: Callable[[dict[str, Any]], Factors] = dict) -> Painter:
     return model
 
 
+def update(metric: ShapeAttributes, model: Painter, batch: Mapping[str, Any]) -> None:
+    view = model.given(batch)
+    metric.update(view, {**batch, "sample": view.sample(len(batch["caption"]))})
+
+
 def measured(model: Painter, batch: Mapping[str, Any]) -> dict[str, Measurement]:
     metric = ShapeAttributes()
-    metric.update(model.given(batch), batch)
+    update(metric, model, batch)
     return metric.compute()
 
 
@@ -508,7 +513,7 @@ def test_states_of_two_halves_add_up_to_that_of_the_whole() -> None:
     model, metrics = painter(lambda told: {**told, "size_1": 1 - told["size_1"]}), [ShapeAttributes() for _ in range(3)]
     for metric, half in zip(metrics, (slice(None), slice(0, one), slice(one, None)), strict=True):
         part = {name: column[half] for name, column in batch.items()}
-        metric.update(model.given(part), part)
+        update(metric, model, part)
     both, first, second = (metric.state for metric in metrics)
     assert "relation_accuracy" not in first
     assert both.keys() == first.keys() | second.keys()
@@ -533,7 +538,7 @@ def test_other_data_sets_are_refused() -> None:
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     data = InMemory("blank", "test", {"image": images, "caption": ["nothing"] * 4})
     with pytest.raises(ConfigError, match="the data set 'shapes'"):
-        evaluate(painter(), [ShapeAttributes()], data)
+        evaluate(painter(lambda told: scenes(4)), [ShapeAttributes()], data)
 
 
 def test_captions_of_another_grammar_are_refused() -> None:

@@ -14,13 +14,6 @@ class AverageMetric(Metric):
     A subclass calls ``add`` from its ``update``.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.reset()
-
-    def reset(self) -> None:
-        self.state = {}
-
     def add(self, **values: Tensor) -> None:
         """Takes one value per example, (B,), under each name."""
         for name, value in values.items():

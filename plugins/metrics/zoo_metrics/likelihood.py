@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from zoo_core import Batch, ConfigError, LatentVariableModel, PositiveInt, kl
+from zoo_core import Batch, ConfigError, LatentVariableModel, Measurement, PositiveInt, kl
 from zoo_metrics.averages import AverageMetric
 
 
@@ -32,6 +32,10 @@ class ELBO(AverageMetric):
         # Without a closed form the KL is estimated from the same draws.
         rate = kl(q, p_z, z).expand(self.samples, -1).mean(0)
         self.add(elbo=-distortion - rate, distortion=distortion, rate=rate)
+
+    def compute(self) -> dict[str, Measurement]:
+        directions = {"distortion": "lower", "rate": "neither"}
+        return {name: m._replace(better=directions.get(name, "")) for name, m in super().compute().items()}
 
 
 class IWAE(AverageMetric):

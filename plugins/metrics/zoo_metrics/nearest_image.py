@@ -1,8 +1,7 @@
 """Whether what is drawn for a caption is the picture of that caption and of no other."""
 
 import math
-import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,28 +26,23 @@ class NearestImage(Metric):
         chunk: how many draws are compared with all images at a time.
     """
 
+    draws: ClassVar[bool] = True
+
     def __init__(self, chunk: PositiveInt = 100) -> None:
         super().__init__()
         self.chunk = chunk
-        self.reset()
-
-    def reset(self) -> None:
-        self.state = {}
 
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:
         require_captions(model, batch)
-        x = batch["image"]
-        drawn = model.sample(len(x))
+        x, drawn = batch["image"], batch["sample"]
         require_alike(model, drawn, x)
-        pairs = torch.stack([drawn.to(x), x]).cpu()
-        # States add up by name: what must stay apart, also from that of other processes, has a name of its own.
-        self.state[uuid.uuid4().hex] = pairs
+        self.keep(drawn=drawn.to(x), image=x)
 
     def compute(self) -> dict[str, Measurement]:
-        if not self.state:
+        if not self.rows:
             return {}
-        drawn, images = torch.cat(list(self.state.values()), 1).flatten(2)
+        drawn, images = self.kept("drawn").flatten(1), self.kept("image").flatten(1)
         nearer = images_nearer(drawn, images, self.chunk)
         ranks = {"nearest_image_accuracy": 1, "nearest_image_accuracy_top5": 5}
         return {name: _share(nearer < k) for name, k in ranks.items()}

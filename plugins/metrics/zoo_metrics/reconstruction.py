@@ -33,7 +33,7 @@ class PSNR(AverageMetric):
 
     def compute(self) -> dict[str, Measurement]:
         values = super().compute()
-        mse, error, n, _ = values["psnr_pooled"]
+        mse, error, n, *_ = values["psnr_pooled"]
         # To first order, a relative error of the MSE moves its logarithm by as much.
         spread = 10 / math.log(10) * error / mse if mse > 0 else math.nan
         pooled = float(decibels(torch.tensor(mse, dtype=torch.float64)))  # float32 would lose what Jensen promises

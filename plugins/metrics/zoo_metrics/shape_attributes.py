@@ -1,7 +1,7 @@
 """Whether pictures of coloured shapes show what their sentences say."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,13 +40,15 @@ class ShapeAttributes(AverageMetric):
         DataError: a caption is not one that the grammar has for its example.
     """
 
+    draws: ClassVar[bool] = True
+
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:
         truth = _truth(batch)
         _require_pictures(model)
         said: list[str] = batch["caption"]
         mentioned = _mentioned(truth, said)
-        scene = read_scene(model.sample(len(said)))
+        scene = read_scene(batch["sample"])
         whole = _holds(scene, said).double()
         two = truth["count"] == 2
         self.add_where(torch.ones_like(two), caption_accuracy=whole)

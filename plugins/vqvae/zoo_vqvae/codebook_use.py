@@ -22,13 +22,6 @@ class CodebookUse(Metric):
         ConfigError: the model has no quantizer.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.reset()
-
-    def reset(self) -> None:
-        self.state = {}
-
     @torch.no_grad()
     def update(self, model: Any, batch: Batch) -> None:
         require_quantizer("metric 'codebook'", model)

@@ -61,8 +61,8 @@ class Hosts:
             raise ConfigError("--main-address: give the address of the host with --machine-rank 0")
 
 
-def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None) -> int:
-    """Runs ``python -m zoo_core.training *arguments`` in several processes that know of each other.
+def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None, *, module: str = MODULE) -> int:
+    """Runs ``python -m module *arguments``, by default a training, in several processes that know of each other.
 
     What the main process tells is told; of another one, only its last lines if it is the first to fail. SIGTERM,
     SIGINT and SIGHUP are passed on (the last as SIGTERM), and the processes end by themselves. Once one has stopped or
@@ -84,7 +84,9 @@ def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None)
     store = open_store(hosts) if hosts.rank == 0 else None  # it must live as long as the processes
     common = _environment(processes, here, hosts, store.port if store else hosts.port)
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(_Child(arguments, hosts.rank * here + k, k, common)) for k in range(here)]
+        children = [
+            stack.enter_context(_Child([module, *arguments], hosts.rank * here + k, k, common)) for k in range(here)
+        ]
         signals = stack.enter_context(_passed_on(children))
         others = stack.enter_context(_OtherHosts(hosts))
         ended = _ends(children, others)
@@ -99,7 +101,7 @@ class _Child:
 
     def __init__(self, arguments: Sequence[str], rank: int, local_rank: int, common: Mapping[str, str]) -> None:
         self.rank, self.killed = rank, False
-        self.command = [sys.executable, "-m", MODULE, *arguments]
+        self.command = [sys.executable, "-m", *arguments]
         self.environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(local_rank)}
 
     def __enter__(self) -> "_Child":

@@ -1,85 +1,47 @@
-"""Model cards written from what a checkpoint records: its config, its provenance, its measured results."""
+"""The text of model cards, from what a checkpoint records: its config, its provenance, its measured results."""
 
 import json
-import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from zoo_core.cards.commands import checking, evaluating
+from zoo_core.cards.metadata import front_matter, spec_of
+from zoo_core.cards.pictures import PICTURES
 from zoo_core.errors import CheckpointError
-from zoo_core.evaluation import rounded
-from zoo_core.host import default_host
+from zoo_core.evaluation import read_results, rounded
 from zoo_core.pretrained import CONFIG, RESULTS, read_config
 from zoo_core.ready_parts import KEY, is_ready
-from zoo_core.specs import ModelSpec
 
 
-def card(folder: str | Path, name: str) -> str:
-    """The card of a checkpoint, in Markdown with the Hub's metadata; a picture called like the model is shown.
+def card(folder: str | Path, name: str, *, pictures: str | Path | None = None) -> str:
+    """The card of a checkpoint, in Markdown with the Hub's metadata.
 
     Args:
         name: what users load: ``vae-mnist`` or ``org/name``.
+        pictures: the folder in which the card will lie, whose pictures it shows; default that of the checkpoint.
 
     Raises:
-        CheckpointError: the folder holds no checkpoint.
+        CheckpointError: the folder holds no checkpoint, or the Hub could not read the card.
     """
-    folder = Path(folder)
-    config, results = read_config(folder / CONFIG), _results(folder / RESULTS)
-    metadata = yaml.safe_dump(_metadata(config, results, name), sort_keys=False, allow_unicode=True)
-    return f"---\n{metadata}---\n\n" + "\n".join(_lines(config, results, name, folder)) + "\n"
+    from huggingface_hub import ModelCard
 
-
-def _results(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    folder, shown = Path(folder), Path(pictures or folder)
+    config, evaluations = read_config(folder / CONFIG), read_results(folder / RESULTS)
+    size = sum((folder / file).stat().st_size for file in config["weights"])
+    lines = _lines(config, evaluations, name, shown, size)
+    text = front_matter(config, evaluations, name) + "\n" + "\n".join(lines) + "\n"
     try:
-        results: dict[str, Any] = json.loads(path.read_bytes())
+        ModelCard(text)
     except ValueError as error:
-        raise CheckpointError(f"{path}: no valid JSON: {error}") from None
-    return results
+        raise CheckpointError(f"{folder}: the card's metadata cannot be read: {error}") from None
+    return text
 
 
-def _metadata(config: Mapping[str, Any], results: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The front matter, as the Hub reads it."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    spec = _spec(config)
-    measured = [
-        EvalResult(
-            task_type=spec.task,
-            dataset_type=results["data"],
-            dataset_name=results["data"],
-            dataset_split=results["split"],
-            metric_type=metric,
-            metric_value=value["value"],
-        )
-        for metric, value in results.get("values", {}).items()
-    ]
-    trained_on = config.get("provenance", {}).get("recipe", {}).get("data", {}).get("name")
-    tags = ["latent-zoo", *sorted(f"zoo-{plugin}" for plugin in config.get("plugins", {}))]
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="zoo",
-        pipeline_tag=spec.task,
-        tags=tags,
-        # Its metadata can name nothing else.
-        datasets=[trained_on] if _is_on_the_hub(trained_on or "") else None,
-        model_name=name,
-        eval_results=measured or None,
-    )
-    fields: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
-    return fields
-
-
-def _is_on_the_hub(name: str) -> bool:
-    """Whether it can be a data set there: neither an embedded one nor a folder."""
-    return bool(re.fullmatch(r"[\w-]+/[\w.-]+", name)) and not name.startswith("core/")
-
-
-def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, folder: Path) -> Iterator[str]:
+def _lines(
+    config: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], name: str, shown: Path, size: int
+) -> Iterator[str]:
     provenance = config.get("provenance", {})
     recipe = provenance.get("recipe", {})
     own = name.rpartition("/")[2]
@@ -87,11 +49,10 @@ def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, fol
     yield f"{recipe.get('summary') or config['model']['type']}\n"
     yield "```python\nfrom zoo_core import from_pretrained\n"
     yield f'model = from_pretrained("{name}")'
-    yield _spec(config).example.replace("{shape}", _shape(config)) + "\n```\n"
-    if (folder / f"{own}.png").is_file():
-        yield f"![Samples]({own}.png)\n"
+    yield spec_of(config).example.replace("{shape}", _shape(config)) + "\n```\n"
+    yield from (f"![{words}]({file})\n" for file, words in PICTURES.items() if (shown / file).is_file())
     yield "## Measured\n"
-    yield from _measured(results, recipe, name)
+    yield from _measured(evaluations, recipe, name)
     yield "## Trained\n"
     yield from _trained(config, provenance, recipe)
     if "prior" in provenance:
@@ -99,7 +60,6 @@ def _lines(config: Mapping[str, Any], results: Mapping[str, Any], name: str, fol
         yield from _fitted(provenance["prior"])
     yield "## Model\n"
     yield f"```json\n{json.dumps(config['model'], indent=2)}\n```\n"
-    size = sum((folder / file).stat().st_size for file in config["weights"])
     yield f"Weights: {size:,} bytes in {', '.join(f'`{file}`' for file in config['weights'])}."
 
 
@@ -107,51 +67,51 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
-def _spec(config: Mapping[str, Any]) -> ModelSpec:
-    """What the plugin says of such models."""
-    spec = default_host().find("model", config["model"]["type"]).spec
-    assert isinstance(spec, ModelSpec)  # as is asked for
-    return spec
-
-
 def _shape(config: Mapping[str, Any]) -> str:
     return ", ".join(map(str, config["data_shape"]))
 
 
-def _measured(results: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> Iterator[str]:
-    if not results.get("values"):
+def _measured(evaluations: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], name: str) -> Iterator[str]:
+    if not evaluations:
         yield "Nothing has been measured yet.\n"
         return
-    yield f"On `{results['data']}`, split `{results['split']}`, means over examples:\n"
-    yield "| metric | value | standard error | unit | examples |\n|---|---|---|---|---|"
-    for metric, measured in results["values"].items():
-        value, error = (rounded(measured[field], measured["error"]) for field in ("value", "error"))
-        yield f"| {metric} | {value} | {error} | {measured.get('unit', '')} | {measured['n']:,} |"
-    seed, versions = results["seed"], results.get("versions", {})
-    yield f"\nTo compute them again (seed {seed}; {_versions(versions)}):\n"
-    yield f"```console\n$ {_evaluation(results, recipe, name)}\n```\n"
+    for evaluation in evaluations:
+        yield from _values(evaluation)
+        yield f"\n```console\n$ {evaluating(evaluation, recipe, name)}\n```\n"
+    yield "Measure all of it again, and compare:\n"
+    yield f"```console\n$ {checking(name)}\n```\n"
+    yield (
+        "A value may differ by a tenth of its standard error, or by a thousandth of itself where it has none; on"
+        " another kind of device, where the random numbers are others, by 4 standard errors of the difference.\n"
+    )
 
 
-def _evaluation(results: Mapping[str, Any], recipe: Mapping[str, Any], name: str) -> str:
-    """The command that computes the results again: what is not as in the recipe has to be said."""
-    words = ["zoo", "eval", name]
-    if (results["data"], results["split"]) != _own_data(recipe):
-        words += ["--data", results["data"], "--split", results["split"]]
-    if results["metrics"] != recipe.get("evaluation", {}).get("metrics"):
-        words += ["--metrics", ",".join(m if isinstance(m, str) else json.dumps(m) for m in results["metrics"])]
-    own = recipe.get("evaluation", {}).get("examples") if "--data" not in words else None
-    if results.get("examples", own) != own:
-        words += ["--examples", str(results["examples"])]
-    return shlex.join(words)
+def _values(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    options = ", ".join(f"{key} {value}" for key, value in evaluation.get("options", {}).items())
+    data = f"`{evaluation['data']}`" + (f" ({options})" if options else "")
+    versions = ", ".join(f"{package} {version}" for package, version in evaluation.get("versions", {}).items())
+    yield f"On {data}, split `{evaluation['split']}`, seed {evaluation['seed']}; {versions}{_time_taken(evaluation)}:\n"
+    yield "| metric | value | standard error | better | unit | examples |\n|---|---|---|---|---|---|"
+    for metric, m in evaluation["values"].items():
+        value, error = (rounded(m[field], m["error"]) for field in ("value", "error"))
+        yield f"| {metric} | {value} | {error} | {m.get('better', '')} | {m.get('unit', '')} | {m['n']:,} |"
+    for features in dict.fromkeys(filter(None, map(_features, evaluation["values"].values()))):
+        yield f"\n{features}"
 
 
-def _own_data(recipe: Mapping[str, Any]) -> tuple[str, str]:
-    data = recipe.get("data", {})
-    return data.get("name", "").rpartition("core/")[2], data.get("held_out", "test")
+def _time_taken(evaluation: Mapping[str, Any]) -> str:
+    seconds, device = evaluation.get("seconds"), evaluation.get("device")
+    return f"; {_time(seconds)} on {device}" if seconds else ""
 
 
-def _versions(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in versions.items())
+def _features(measured: Mapping[str, Any]) -> str:
+    """By which features samples were compared."""
+    about = measured.get("about", {})
+    if "extractor" not in about:
+        return ""
+    size = f", {about['d']:,} numbers an image" if "d" in about else ""
+    weights = f", weights with SHA-256 `{about['weights']}`" if about.get("weights") else ""
+    return f"Samples are compared by the features of `{about['extractor']}`{size}{weights}."
 
 
 def _trained(config: Mapping[str, Any], provenance: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
