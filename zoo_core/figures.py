@@ -39,6 +39,16 @@ class Plane(NamedTuple):
     z_1: Tensor
 
 
+class Panel(NamedTuple):
+    """Points of one panel, each with its label and the mark (of ``MARKS``, by number) that it has in every panel."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    labels: Sequence[str]
+    marks: Sequence[int]
+
+
 class Box(NamedTuple):
     """Where a part of a figure lies, in pixels from the upper left."""
 
@@ -126,17 +136,53 @@ def labelled_curve(x: Sequence[float], y: Sequence[float], labels: Sequence[str]
     return figure
 
 
+def labelled_panels(panels: Sequence[Panel], names: tuple[str, str], *, title: str = "", log: bool = False) -> "Figure":
+    """Panels side by side over one y axis: points that have each a mark and a label, and need no colour.
+
+    Args:
+        names: of the x axes and of the y axis, which all share.
+        title: above them; the panels' own titles have up to two lines.
+        log: the y axis, whose values are then positive, is logarithmic.
+    """
+    shown = [p for panel in panels for p in panel.y]
+    edge = _width([f"{y:.4g}" for y in shown]) + LINE + 3 * PAD
+    top = (LINE + PAD) * bool(title) + (2 * LINE) * any(panel.title for panel in panels)
+    side = round(PANEL * 0.8)
+    width = edge + len(panels) * (side + 2 * PAD) + PAD
+    figure = _figure(max(width, _width([title]) + 2 * PAD), top + PAD + side + 2 * LINE + 2 * PAD)
+    for i, panel in enumerate(panels):
+        axes = _axes(figure, Box(edge + i * (side + 2 * PAD), top + PAD, side, side))
+        _marked(axes, panel)
+        _scale_y(axes, shown, log)
+        axes.set_xlabel(names[0], size=FONT)
+        axes.set_title(_plain_text(panel.title), size=FONT)
+        if i:
+            axes.tick_params(labelleft=False)
+        else:
+            axes.set_ylabel(names[1], size=FONT)
+    for panel, axes in zip(panels, figure.axes, strict=True):
+        _place_labels(axes, panel)
+    if title:
+        figure.suptitle(_plain_text(title), size=FONT + 2, x=0.5, y=1 - PAD / figure.bbox.height, va="top")
+    return figure
+
+
 def save_figure(figure: "Figure", path: str | Path) -> Path:
     """Writes a figure as a PNG: equal figures, equal bytes.
 
     Raises:
         DataError: the file cannot be written.
     """
+    return save_png(figure_png(figure), path)
+
+
+def figure_png(figure: "Figure") -> bytes:
+    """A figure as the content of a PNG: equal figures, equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return save_png(png.getvalue(), path)
+    return png.getvalue()
 
 
 # Pictures inside figures: pixel by pixel, never resampled.
@@ -254,6 +300,89 @@ def _colour_bar(axes: "Axes", points: Any, title: str) -> None:
     bar = axes.figure.colorbar(points, cax=inset)
     bar.set_label(title, size=FONT)
     inset.tick_params(labelsize=FONT)
+
+
+# Points with a mark and a label each.
+
+
+def _marked(axes: "Axes", panel: Panel) -> None:
+    for x, y, mark in zip(panel.x, panel.y, panel.marks, strict=True):
+        axes.plot([x], [y], MARKS[mark % len(MARKS)], color="black", markerfacecolor="0.75", markersize=7)
+    axes.set_xlim(*_with_margin(panel.x))
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="x", nbins=5)
+
+
+def _scale_y(axes: "Axes", values: Sequence[float], log: bool) -> None:
+    if not log:
+        axes.set_ylim(*_with_margin(values))
+        return
+    low, high = _with_margin([math.log(value) for value in values])
+    axes.set_yscale("log")
+    axes.set_ylim(math.exp(low), math.exp(high))
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _with_margin(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis on which there is room beside every point."""
+    low, high = min(values), max(values)
+    margin = 0.2 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _place_labels(axes: "Axes", panel: Panel) -> None:
+    """Puts each label beside its point, where it covers no point, no other label and no edge, as far as can be."""
+    canvas = _agg(axes)
+    points = axes.transData.transform(list(zip(panel.x, panel.y, strict=True)))
+    taken = [_around(x, y, PAD) for x, y in points]
+    inside = axes.get_window_extent()
+    for i in numpy.argsort([-y for y in panel.y], kind="stable"):
+        text = axes.annotate(
+            _plain_text(panel.labels[i]), (panel.x[i], panel.y[i]), xytext=(0, 0), textcoords="offset points", size=FONT
+        )
+        others = [box for j, box in enumerate(taken) if j != i]
+        best = min(_PLACES, key=lambda place: _covered(_put(text, place).get_window_extent(canvas), others, inside))
+        taken.append(_put(text, best).get_window_extent(canvas))
+
+
+# Offsets in points, and which side of the label is there: the first that is free is taken.
+_PLACES: tuple[tuple[float, float, str, str], ...] = (
+    (7, 0, "left", "center"), (-7, 0, "right", "center"), (0, 7, "center", "bottom"), (0, -7, "center", "top"),
+    (6, 6, "left", "bottom"), (-6, 6, "right", "bottom"), (6, -6, "left", "top"), (-6, -6, "right", "top"),
+    (6, 16, "left", "bottom"), (-6, 16, "right", "bottom"), (6, -16, "left", "top"), (-6, -16, "right", "top"),
+    (6, 28, "left", "bottom"), (-6, 28, "right", "bottom"), (6, -28, "left", "top"), (-6, -28, "right", "top"),
+)  # fmt: skip
+
+
+def _put(text: Any, place: tuple[float, float, str, str]) -> Any:
+    x, y, horizontal, vertical = place
+    text.set(position=(x, y), ha=horizontal, va=vertical)
+    return text
+
+
+def _covered(box: Any, others: Sequence[Any], inside: Any) -> Any:
+    """Pixels of a label that lie on something else, or outside the panel."""
+    outside = box.width * box.height - _common(box, inside)
+    return sum((_common(box, other) for other in others), outside)
+
+
+def _common(a: Any, b: Any) -> Any:
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(0.0, width) * max(0.0, height)
+
+
+def _around(x: float, y: float, size: float) -> Any:
+    from matplotlib.transforms import Bbox
+
+    return Bbox([[x - size / 2, y - size / 2], [x + size / 2, y + size / 2]])
+
+
+def _agg(axes: "Axes") -> Any:
+    """What measures the words of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    return FigureCanvasAgg(axes.figure).get_renderer()  # type: ignore[no-untyped-call,arg-type]
 
 
 # Sizes in pixels.

@@ -2,7 +2,18 @@
 
 import typer
 
-from zoo_core.cli import cards, evaluation, generation, latents, pictures, registry, sharing, sweep, training
+from zoo_core.cli import (
+    cards,
+    comparison,
+    evaluation,
+    generation,
+    latents,
+    pictures,
+    registry,
+    sharing,
+    sweep,
+    training,
+)
 from zoo_core.errors import exit_with_sentence
 
 app = typer.Typer(
@@ -12,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (registry, pictures, generation, latents, training, sweep, evaluation, cards, sharing):
+for group in (registry, pictures, generation, latents, training, sweep, evaluation, comparison, cards, sharing):
     group.add_to(app)
 
 
