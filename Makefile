@@ -17,6 +17,8 @@ setup: .venv/.ready
 	$(INSTALL) editables hatchling
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	$(INSTALL) --no-build-isolation $(addprefix --editable ,$(PLUGINS))
+# Apart, since its wheel holds a package called tests.
+	$(INSTALL) --no-deps --target .venv/peers --upgrade torch-fidelity
 	touch $@
 
 demo: setup

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo_core import CodeGrid, ConfigError, DataError, GenerativeModel, StatisticalModel, build, default_host, describe
+from zoo_core import (
+    CodeGrid,
+    ConfigError,
+    GenerativeModel,
+    SampleMetric,
+    StatisticalModel,
+    ZooError,
+    build,
+    default_host,
+    describe,
+)
 from zoo_core.arguments import Parameter, checked, parameters
 from zoo_core.components import Component
 from zoo_core.config import CONTRACTS, PROVIDED
@@ -148,6 +158,8 @@ def _ends(registration: Registration) -> bool:
 
 def _fits(registration: Registration, whole: Registration) -> bool:
     """Whether it can be a part of the whole, as far as its specs tell: behind a quantizer a prior is one of codes."""
+    if registration.spec.kind == "extractor":
+        return registration.full_name == "metrics/pixels"  # the others need a network, or images of another shape
     if registration.spec.kind not in ("prior", "model"):
         return True
     codes = any("[codes]" in latents for latents in getattr(registration.spec, "accepts", ()))
@@ -185,7 +197,7 @@ def _features(channels: int) -> Tensor:
 
 
 def _batch() -> dict[str, Any]:
-    return {"image": image(4), "caption": ["a", "b", "a", "c"]}
+    return {"image": image(4), "caption": ["a", "b", "a", "c"], "label": torch.tensor([0, 1, 0, 2])}
 
 
 def _shown() -> tuple[Any, dict[str, Any]]:
@@ -200,19 +212,49 @@ def _scored() -> tuple[Any, dict[str, Any]]:
     return told_model("dalle/scorer").given(batch), batch
 
 
+def _classified() -> tuple[Any, dict[str, Any]]:
+    """Pictures with labels, and a model that tells them."""
+    return told_model("metrics/classifier"), _batch()
+
+
+def _factored() -> tuple[Any, dict[str, Any]]:
+    """Images whose factors are known: any three of them differ in each, and none is alone with its value."""
+    pair = torch.arange(60) // 2
+    return model(), {"image": image(60), "size": pair, "place": pair.roll(1)}
+
+
 def _metric(metric: Any) -> Iterator[Tensor]:
-    """On the first model that it takes: of real latents, of codes, or of pictures that captions tell of."""
-    refusals = []
-    for made in (lambda: (model(), _batch()), lambda: (coded_model(), _batch()), _shown, _scored):
+    """On the first model that it takes: of real latents, of codes, of pictures that captions or labels tell of.
+
+    One that none of them will do for, since it needs larger pictures or a network that is not here, says so each time.
+    """
+    refusals: list[Tensor] = []
+    usual = (lambda: (model(), _batch()), lambda: (coded_model(), _batch()))
+    for made in (*usual, _shown, _scored, _classified, _factored):
         metric.reset()
         try:
-            metric.update(*made())
-        except (ConfigError, DataError) as refusal:
-            refusals.append(refusal)
+            values = _measured(metric, *made())
+        except ZooError as refusal:
+            refusals.append(_sentence(refusal))
             continue
-        yield from (torch.tensor(value[:3]).nan_to_num() for value in metric.compute().values())
+        yield from (torch.tensor(value[:3]).nan_to_num() for value in values.values())
         return
-    raise refusals[0]
+    yield from refusals
+
+
+def _sentence(error: Exception) -> Tensor:
+    return torch.tensor([ord(letter) for letter in str(error)])
+
+
+def _measured(metric: Any, model: Any, batch: dict[str, Any]) -> Any:
+    """As ``evaluate`` does it, on one batch."""
+    if metric.draws:
+        batch = {**batch, "sample": model.sample(len(batch["image"])), "original": batch["image"]}
+    if isinstance(metric, SampleMetric):
+        metric.extractor = metric.extractor or build("metrics/pixels", "extractor")
+        metric.real = metric.extractor.features(batch["image"])
+    metric.update(model, batch)
+    return metric.compute()
 
 
 def _loss(loss: Any) -> Iterator[Tensor]:
@@ -221,17 +263,27 @@ def _loss(loss: Any) -> Iterator[Tensor]:
 
 
 def _accepted(loss: Any) -> Any:
-    """The loss on the first model that it takes: of any posterior, the Gaussian first, of codes, or of captions."""
+    """The loss on the first model that it takes: of any posterior, the Gaussian first, of codes, captions or labels."""
     names = sorted((r.full_name for r in registrations("posterior")), key=lambda name: name != "nets/diagonal_gaussian")
     coded = (partial(coded_model, name) for name in ("vqvae/nearest", "vqvae/gumbel"))
     refusals = []
-    for made in (*(partial(model, name) for name in names), *coded, told_model, partial(told_model, "dalle/scorer")):
+    told = (partial(told_model, name) for name in ("dalle/dalle", "dalle/scorer", "metrics/classifier"))
+    for made in (*(partial(model, name) for name in names), *coded, *told):
         batch = _batch()
         try:
             return loss(made().given(batch), batch)
         except ConfigError as refusal:
             refusals.append(refusal)
     raise refusals[0]
+
+
+def _extractor(extractor: Any) -> Iterator[Tensor]:
+    """Features, unless they are those of a network that is not here."""
+    shape = getattr(extractor, "data_shape", None) or DATA
+    try:
+        yield extractor.features(torch.rand(2, *shape))
+    except ZooError as error:
+        yield _sentence(error)
 
 
 def _model(model: Any) -> Iterator[Tensor]:
@@ -241,7 +293,7 @@ def _model(model: Any) -> Iterator[Tensor]:
             part.begin(x)
             part.update(part.statistics(x))
     if not _draws(model):
-        yield model.score(image(2), ["a dot", "two dots"])
+        yield model.logits(image(2)) if hasattr(model, "classes") else model.score(image(2), ["a dot", "two dots"])
         return
     yield model.sample(2, generator=torch.Generator().manual_seed(1))
     given = model.given({"label": torch.tensor([0, 1])})
@@ -276,5 +328,6 @@ _EXERCISES: dict[str, Any] = {
     "quantizer": lambda quantizer: quantizer.eval()(torch.randn(2, *quantizer.latent_shape)),
     "loss": _loss,
     "metric": _metric,
+    "extractor": _extractor,
     "model": _model,
 }

@@ -149,7 +149,7 @@ def labelled_panels(panels: Sequence[Panel], names: tuple[str, str], *, title: s
     top = (LINE + PAD) * bool(title) + (2 * LINE) * any(panel.title for panel in panels)
     side = round(PANEL * 0.8)
     width = edge + len(panels) * (side + 2 * PAD) + PAD
-    figure = _figure(max(width, _width([title]) + 2 * PAD), top + PAD + side + 2 * LINE + 2 * PAD)
+    figure = _figure(max(width, round(1.2 * _width([title])) + 2 * PAD), top + PAD + side + 2 * LINE + 2 * PAD)
     for i, panel in enumerate(panels):
         axes = _axes(figure, Box(edge + i * (side + 2 * PAD), top + PAD, side, side))
         _marked(axes, panel)
@@ -163,7 +163,7 @@ def labelled_panels(panels: Sequence[Panel], names: tuple[str, str], *, title: s
     for panel, axes in zip(panels, figure.axes, strict=True):
         _place_labels(axes, panel)
     if title:
-        figure.suptitle(_plain_text(title), size=FONT + 2, x=0.5, y=1 - PAD / figure.bbox.height, va="top")
+        figure.suptitle(_plain_text(title), size=FONT, weight="bold", x=0.5, y=1 - PAD / figure.bbox.height, va="top")
     return figure
 
 
@@ -336,7 +336,7 @@ def _place_labels(axes: "Axes", panel: Panel) -> None:
     canvas = _agg(axes)
     points = axes.transData.transform(list(zip(panel.x, panel.y, strict=True)))
     taken = [_around(x, y, PAD) for x, y in points]
-    inside = axes.get_window_extent()
+    inside = axes.get_window_extent().padded(-PAD / 2)
     for i in numpy.argsort([-y for y in panel.y], kind="stable"):
         text = axes.annotate(
             _plain_text(panel.labels[i]), (panel.x[i], panel.y[i]), xytext=(0, 0), textcoords="offset points", size=FONT

@@ -27,8 +27,14 @@ def evaluating(evaluation: Mapping[str, Any], recipe: Mapping[str, Any], name: s
     usual = {"examples": own.get("examples") if on_own_data else None, "batch": own.get("batch") or 100, "seed": 0}
     for setting, value in usual.items():
         if evaluation.get(setting, value) != value:
-            words += [f"--{setting}", str(evaluation[setting])]
+            words += [f"--{setting}", _said(setting, evaluation)]
     return shlex.join(words)
+
+
+def _said(setting: str, evaluation: Mapping[str, Any]) -> str:
+    if setting == "examples" and evaluation["examples"] is None:  # all, where the recipe says how many
+        return str(max(measured["n"] for measured in evaluation["values"].values()))
+    return str(evaluation[setting])
 
 
 def _text(config: Any) -> str:

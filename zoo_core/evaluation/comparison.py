@@ -25,6 +25,7 @@ from zoo_core.files import replace_json
 from zoo_core.host import core_version, default_host, one_line
 from zoo_core.metrics import Extractor, Measurement, Metric, SampleMetric
 
+FORMAT = 1  # of a model's file
 RESULTS = "results"  # the folder of what was measured, one file a model
 BITS = "metrics/bits_per_dim"
 BOUND = {"type": "metrics/iwae", "samples": 100}  # of what has a posterior; the model's own log_prob else
@@ -101,21 +102,27 @@ class Asked:
     def settings(self, dataset: Dataset) -> dict[str, Any]:
         """All that the values depend on besides the model, as JSON knows it."""
         return {
+            "format": FORMAT,
             "data": dataset.name,
             "split": dataset.split,
             "data_fingerprint": dataset.fingerprint,
             "examples": self.examples,
             "batch": self.batch,
             "seed": self.seed,
-            "metrics": [describe(build(config, "metric")) for config in self.metrics],
-            "extractor": dict(self.extractor.identity) if self.extractor else None,
+            "metrics": [self._described(config) for config in self.metrics],
         }
+
+    def _described(self, config: Any) -> dict[str, Any]:
+        """A metric with all its arguments, and with what decides the features that it compares."""
+        described, metric = describe(build(config, "metric")), self.built(config)
+        if isinstance(metric, SampleMetric):
+            described["features"] = dict(metric.features_of.identity)
+        return described
 
     def as_dict(self) -> dict[str, Any]:
         """As ``results.json`` tells settings."""
-        extractor = describe(self.extractor) if self.extractor else None
         told = {"metrics": list(self.metrics), "examples": self.examples, "batch": self.batch, "seed": self.seed}
-        return {**told, "extractor": extractor}
+        return {**told, "extractor": dict(self.extractor.identity) if self.extractor else None}
 
     def built(self, config: Any) -> Metric:
         """A metric, with the extractor of all."""

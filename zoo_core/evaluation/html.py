@@ -26,7 +26,8 @@ p { margin: 1mm 0 3mm; }
 table { border-collapse: collapse; width: 100%; font-size: 8pt; line-height: 1.15; font-variant-numeric: tabular-nums; }
 th, td { padding: .5mm 1mm; text-align: right; vertical-align: top; }
 thead th { font-weight: bold; border-bottom: .3mm solid #000; vertical-align: bottom; }
-td { white-space: nowrap; }
+td, thead th { white-space: nowrap; }
+thead small { white-space: normal; }
 table small { display: block; font-size: 7pt; font-weight: normal; }
 th[scope=row], th[scope=rowgroup], thead th:first-child { text-align: left; }
 th[scope=row] { font-weight: normal; overflow-wrap: anywhere; min-width: 24mm; }
@@ -39,7 +40,8 @@ figure { margin: 0; break-inside: avoid; }
 figcaption { font-size: 7.5pt; line-height: 1.2; overflow-wrap: anywhere; }
 figcaption b { display: block; font-size: 9pt; }
 .plots { display: flex; gap: 2mm; margin-top: 3mm; align-items: flex-start; }
-.grids { display: grid; gap: 2mm 3mm; justify-content: space-between; }
+.grids { display: grid; gap: 2mm 3mm; grid-template-columns: repeat(var(--columns), 1fr); }
+.grids img { max-width: var(--side); }
 .rows { display: grid; gap: 2mm 6mm; grid-template-columns: repeat(2, 1fr); }
 .grids img, .rows img { image-rendering: pixelated; border: .1mm solid #999; }
 .reading { columns: 3; column-gap: 6mm; font-size: 7.5pt; line-height: 1.25; margin: 0; }
@@ -50,11 +52,14 @@ figcaption b { display: block; font-size: 9pt; }
 .remark { font-size: 8pt; margin: 1mm 0 0; }
 .failed { font-size: 8.5pt; margin: 2mm 0 0; padding-left: 4mm; }
 code { font-size: 7pt; overflow-wrap: anywhere; }
-@media screen and (max-width: 700px) { .grids { grid-template-columns: repeat(2, 1fr) !important; } .plots { display: block; }
-  .plots img { max-width: 100%; } .rows, .reading { display: block; columns: 1; } }
+@media screen and (max-width: 700px) {
+  .grids { grid-template-columns: repeat(2, 1fr); }
+  .plots, .rows, .reading { display: block; columns: 1; }
+}
 @media print { body { max-width: none; padding: 0; } .scroll { overflow: visible; } h2 { break-after: avoid; } }
 """
 
+MM_PER_PIXEL = 0.155  # of plots: four panels side by side are as wide as the paper
 WORDS = ("p(x)", "draws", "latents")  # columns that hold words, and stand on the left
 
 
@@ -129,7 +134,7 @@ def _pictures(title: str, kind: str, pictures: "Sequence[Picture]") -> Iterator[
     # One row of large ones, or two rows.
     columns = len(pictures) if len(pictures) <= 4 else max(4, math.ceil(len(pictures) / 2))
     side = 62 if len(pictures) <= 4 else 46
-    style = f' style="grid-template-columns: repeat({columns}, minmax(0, {side}mm))"' if kind == "grids" else ""
+    style = f' style="--columns: {columns}; --side: {side}mm"' if kind == "grids" else ""
     yield f"<section>{f'<h2>{escape(title)}</h2>' if title else ''}\n" + f'<div class="{kind}"{style}>'
     yield from (_picture(picture, kind) for picture in pictures)
     yield "</div></section>"
@@ -138,7 +143,11 @@ def _pictures(title: str, kind: str, pictures: "Sequence[Picture]") -> Iterator[
 def _picture(picture: "Picture", kind: str) -> str:
     data = base64.b64encode(picture.png).decode()
     # Pictures side by side have one height if their widths are as those of their pixels.
-    style = f' style="flex: {picture.width} 1 0; max-width: {picture.width}px"' if kind == "plots" else ""
+    style = (
+        f' style="flex: {picture.width} 1 0; max-width: {MM_PER_PIXEL * picture.width:.0f}mm"'
+        if kind == "plots"
+        else ""
+    )
     name = escape(picture.title or picture.file.removesuffix(".png"))
     words = f"<b>{escape(picture.title)}</b>{escape(picture.caption)}"
     caption = f"<figcaption>{words}</figcaption>" if picture.title else ""

@@ -126,8 +126,9 @@ def _failures(comparison: Comparison) -> Iterator[tuple[str, str]]:
 def _plots(comparison: Comparison) -> Iterator[Picture]:
     marks = {entry.name: i for i, entry in enumerate(comparison.entries)}
     measured = [name for entry in comparison.entries for name in entry.values]
-    quality = next((n for q in QUALITY for n in measured if _stem(n) == q), None)
-    if quality is not None and (panels := list(_likelihood_panels(comparison, quality, marks))):
+    quality = next((n for q in QUALITY for n in measured if _stem(n) == q), "")
+    panels = list(_likelihood_panels(comparison, quality, marks)) if quality else []
+    if sum(len(panel.x) for panel in panels) > 1:
         title = f"Likelihood against quality. Better: right (likelihood), down ({_stem(quality)})"
         names, log = ("log p(x), nats", quality), _spreads(panels)
         yield _figure("likelihood-quality.png", labelled_panels(panels, names, title=title, log=log))

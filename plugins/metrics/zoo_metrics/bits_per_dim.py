@@ -91,5 +91,5 @@ def support(model: Any, x: Tensor) -> constraints.Constraint:
             f"metric 'bits_per_dim': {type(model).__name__} does not say whether its p(x) is discrete; give it an "
             "attribute 'support', a constraint of torch.distributions"
         )
-    of_decoder: constraints.Constraint = model.decoder(model.encode(x[:1])).support
+    of_decoder: constraints.Constraint = model.decoder(model.encode(x)).support
     return of_decoder

@@ -61,7 +61,7 @@ class Hosts:
             raise ConfigError("--main-address: give the address of the host with --machine-rank 0")
 
 
-def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None, *, module: str = MODULE) -> int:
+def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None, *, module: str | None = None) -> int:
     """Runs ``python -m module *arguments``, by default a training, in several processes that know of each other.
 
     What the main process tells is told; of another one, only its last lines if it is the first to fail. SIGTERM,
@@ -85,7 +85,8 @@ def launch(arguments: Sequence[str], processes: int, hosts: Hosts | None = None,
     common = _environment(processes, here, hosts, store.port if store else hosts.port)
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(_Child([module, *arguments], hosts.rank * here + k, k, common)) for k in range(here)
+            stack.enter_context(_Child([module or MODULE, *arguments], hosts.rank * here + k, k, common))
+            for k in range(here)
         ]
         signals = stack.enter_context(_passed_on(children))
         others = stack.enter_context(_OtherHosts(hosts))
