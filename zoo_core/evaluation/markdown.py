@@ -54,7 +54,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _heading(column: Column) -> str:
-    return f"{plain(column.title)}{ARROWS.get(column.better, '')} {plain(column.detail)}".strip()
+    return " ".join(filter(None, (plain(column.title), plain(column.detail), ARROWS.get(column.better, ""))))
 
 
 def _cell(cell: Cell) -> str:
