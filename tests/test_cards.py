@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,32 @@ class TestCheck:
         assert [e["seed"] for e in read_results(path)] == [0, 1]
         assert read_results(path)[:1] == before
         assert run("eval", folder, "--check").exit_code == 0
+
+
+class TestProcesses:
+    def test_two_measure_what_one_does_and_one_of_them_speaks(self, folder: Path, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "zoo_core.cli", "eval", str(folder), "--batch", "20"]
+        told = []
+        for name, more in (("one", ()), ("two", ("--num-processes", "2"))):
+            out = tmp_path / f"{name}.json"
+            done = subprocess.run([*command, *more, "-o", str(out)], capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("elbo") == 1
+            told.append(read_results(out)[0])
+        one, two = told
+        assert (one["processes"], two["processes"]) == (1, 2)
+        for name, value in one["values"].items():
+            assert two["values"][name]["n"] == value["n"] == 90
+            assert two["values"][name]["value"] == pytest.approx(value["value"], rel=1e-12)
+
+    def test_what_does_not_hold_ends_with_one_on_two_too(self, folder: Path) -> None:
+        (evaluation,) = read_results(folder / "results.json")
+        evaluation["values"]["mse"]["value"] *= 2
+        (folder / "results.json").write_text(json.dumps(document([evaluation])))
+        command = [sys.executable, "-m", "zoo_core.cli", "eval", str(folder), "--check", "--num-processes=2"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 1
+        assert done.stdout.count("DOES NOT HOLD") == 1
 
 
 class TestShipped:

@@ -176,13 +176,15 @@ PROCESS = """
 import json, sys
 import torch
 from tests import test_sample_metrics as t
-from zoo_core import ConfigError, evaluate
+from zoo_core import ConfigError, build, evaluate
 from zoo_core.data import InMemory
 
 rank, world, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
 labelled = InMemory("n", "test", {**t.pictures()._columns, "label": torch.arange(23)})
 found = [evaluate(t.Draws(), [t.Both(t.Counting()), t.Order()], labelled, batch=4) for _ in range(2)]
+usual = [build({"type": f"metrics/{name}", "extractor": "metrics/pixels"}) for name in t.USUAL]
+found.append(evaluate(t.Draws(), usual, labelled, batch=4))
 try:
     evaluate(t.Draws(), [t.Refusing()], labelled, batch=4)
 except ConfigError as error:
@@ -191,6 +193,9 @@ values = [{name: list(m)[:3] for name, m in values.items()} for values in found]
 json.dump([values, sum(t.Counting.seen)], open(f"{out}/{world}-{rank}.json", "w"))
 torch.distributed.destroy_process_group()
 """
+
+
+USUAL = ("fd", "kid", "precision_recall", "density_coverage")
 
 
 class Refusing(Order):
@@ -214,7 +219,8 @@ def test_two_processes_measure_what_one_does_and_share_the_work(tmp_path: Path) 
         json.loads((tmp_path / f"{world}-{rank}.json").read_text()) for rank, world in jobs
     )
     assert one == first == second
-    assert one[2] == {"refused": ["too little"]}
+    assert len(one[2]) == 6
+    assert one[3] == {"refused": ["too little"]}
     assert looked == own + others == 23 * 3
     assert min(own, others) > 23
 

@@ -173,7 +173,10 @@ def _verdict(value: Any) -> str:
 @contextmanager
 def _joined(device: str) -> Iterator[tuple[Any, bool]]:
     """The device, and whether this process speaks: one of several that were launched together measures its share."""
+    from zoo_core.training.processes.launch import refuse_silent_launch
+
     if "WORLD_SIZE" not in os.environ:
+        refuse_silent_launch()
         yield device, True
         return
     from zoo_core.training.processes.group import Processes, leave

@@ -319,10 +319,15 @@ def _interface_towards(address: str, port: int) -> str:
 
 
 def command_that_works(processes: int) -> str:
-    """The command that runs this run's recipe on so many processes of this host."""
+    """The command that does what this process does, on so many processes of this host."""
     variable = "ACCELERATE_USE_CPU=true " if 0 < gpus() < processes else ""
-    given = shlex.join(sys.argv[1:]) if _is_run(sys.argv[0]) else "RECIPE"
-    return f"{variable}zoo train {given} --num-processes {processes}"
+    return f"{variable}zoo {_command(sys.argv)} --num-processes {processes}"
+
+
+def _command(words: Sequence[str]) -> str:
+    if words[1:2] == ["eval"]:
+        return shlex.join(words[1:])
+    return f"train {shlex.join(words[1:])}" if _is_run(words[0]) else "train RECIPE"
 
 
 def _is_run(script: str) -> bool:
