@@ -10,8 +10,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from zoo_core import GenerativeModel, build, describe, from_pretrained
+from zoo_core.comparison import compare, write_page
 from zoo_core.data import load
-from zoo_core.evaluation import compare, write_page
 
 MODELS = ("gmm-mnist", "ppca-mnist", "ae-mnist", "vae-mnist", "beta-vae-mnist", "iwae-mnist", "vqvae-mnist")
 

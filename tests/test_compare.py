@@ -18,12 +18,14 @@ from tests.registered import coded_model
 from tests.tiny import VAE
 from zoo_core import ConfigError, DataError, Extractor, GenerativeModel, ZooError, build, default_host, save_pretrained
 from zoo_core.cli.main import app
+from zoo_core.comparison import compare, require_comparable, table, traits, write_page
+from zoo_core.comparison import comparing as comparison
+from zoo_core.comparison.comparing import Comparison, Entry, digest, file_name
+from zoo_core.comparison.html import html
+from zoo_core.comparison.markdown import markdown
+from zoo_core.comparison.page import page
 from zoo_core.data import InMemory, Preprocessing
-from zoo_core.evaluation import compare, comparison, evaluate, require_comparable, table, traits, write_page
-from zoo_core.evaluation.comparison import Comparison, Entry, digest, file_name
-from zoo_core.evaluation.html import html
-from zoo_core.evaluation.markdown import markdown
-from zoo_core.evaluation.page import page
+from zoo_core.evaluation import evaluate
 from zoo_core.figures import MARKS, Panel, labelled_panels
 
 SHAPE = (1, 8, 8)
@@ -674,7 +676,7 @@ class TestPage:
     def test_no_likelihoods_of_different_data_share_an_axis(self, monkeypatch):
         panels = []
         monkeypatch.setattr(
-            "zoo_core.evaluation.page.labelled_panels", lambda found, *_, **__: panels.extend(found) or FIGURE
+            "zoo_core.comparison.page.labelled_panels", lambda found, *_, **__: panels.extend(found) or FIGURE
         )
         page(of(made_up("a", -90.0, 5.0), made_up("b", 900.0, 6.0, binarize="none"), made_up("c", fd=7.0)))
         assert [(p.title, list(p.labels), list(p.x), list(p.y)) for p in panels] == [

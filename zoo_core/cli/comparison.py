@@ -12,7 +12,7 @@ from zoo_core.cli.output import AsJson, print_json
 from zoo_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zoo_core.evaluation.comparison import Comparison
+    from zoo_core.comparison.comparing import Comparison
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,9 +45,9 @@ def compare_models(
 
     Example: zoo compare ae-mnist vae-mnist gmm-mnist --data ylecun/mnist --examples 2000 --output comparison
     """
+    from zoo_core.comparison import compare, write_page
     from zoo_core.config import build
     from zoo_core.data import load
-    from zoo_core.evaluation import compare, write_page
     from zoo_core.pretrained import from_pretrained
     from zoo_core.training.reading import parse_yaml
 
@@ -97,7 +97,7 @@ def _table(compared: "Comparison") -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from zoo_core.evaluation.table import ARROWS, table
+    from zoo_core.comparison.table import ARROWS, table
 
     found = table(compared)
     shown = Table(box=box.SIMPLE_HEAD, caption="* the best of its group, where likelihoods speak of one kind of data")

@@ -1,19 +1,15 @@
-"""A comparison as one page to print, and as Markdown with its pictures beside it."""
+"""What a page of a comparison shows, and in which order."""
 
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from zoo_core.evaluation.comparison import Comparison, Entry, file_name
-from zoo_core.evaluation.html import html
-from zoo_core.evaluation.markdown import markdown
-from zoo_core.evaluation.table import NO_LIKELIHOOD, Table, likelihood_groups, of_samples, seen, table
+from zoo_core.comparison.comparing import Comparison, Entry, file_name
+from zoo_core.comparison.table import NO_LIKELIHOOD, Table, likelihood_groups, of_samples, seen, table
 from zoo_core.figures import SMALLEST, Panel, figure_png, labelled_panels
-from zoo_core.files import replace_file
 from zoo_core.host import default_host
 from zoo_core.images import grid, to_picture
 from zoo_core.specs import MetricSpec
@@ -74,24 +70,6 @@ class Page(NamedTuple):
     @property
     def pictures(self) -> tuple[Picture, ...]:
         return (*self.plots, *self.samples, *self.reconstructions)
-
-
-def write_page(comparison: Comparison, folder: str | Path, *, command: str = "") -> Path:
-    """Writes ``index.html``, one file with everything in it, and ``README.md`` with its PNGs; returns the first.
-
-    Args:
-        command: that makes the page again, to be shown on it.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
-    folder, shown = Path(folder), page(comparison, command=command)
-    folder.mkdir(parents=True, exist_ok=True)
-    for picture in shown.pictures:
-        replace_file(folder / picture.file, picture.png)
-    replace_file(folder / "README.md", markdown(shown).encode())
-    replace_file(folder / "index.html", html(shown).encode())
-    return folder / "index.html"
 
 
 def page(comparison: Comparison, *, command: str = "") -> Page:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo_core.comparison.traits import EXAMPLES, REFUSALS, Traits, draw, first, traits
 from zoo_core.components import GenerativeModel, LatentVariableModel
 from zoo_core.config import build, describe
 from zoo_core.data import Dataset
@@ -20,7 +21,6 @@ from zoo_core.errors import ConfigError, DataError
 from zoo_core.evaluation.features import default_extractor
 from zoo_core.evaluation.measuring import evaluate, evaluating
 from zoo_core.evaluation.results import results
-from zoo_core.evaluation.traits import EXAMPLES, REFUSALS, Traits, draw, first, traits
 from zoo_core.files import replace_json
 from zoo_core.host import core_version, default_host, one_line
 from zoo_core.metrics import Extractor, Measurement, Metric, SampleMetric

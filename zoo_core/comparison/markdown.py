@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.evaluation.table import ARROWS, Cell, Column, Table
+from zoo_core.comparison.table import ARROWS, Cell, Column, Table
 
 if TYPE_CHECKING:
-    from zoo_core.evaluation.page import Page, Picture
+    from zoo_core.comparison.page import Page, Picture
 
 
 def markdown(page: "Page") -> str:

@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from zoo_core.comparison.comparing import Comparison, Entry
+from zoo_core.comparison.traits import Traits
 from zoo_core.data import Preprocessing
-from zoo_core.evaluation.comparison import Comparison, Entry
 from zoo_core.evaluation.results import rounded
-from zoo_core.evaluation.traits import Traits
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOTHING = "–"

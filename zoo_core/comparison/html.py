@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from zoo_core.evaluation.table import ARROWS, Cell, Column, Group, Table
+from zoo_core.comparison.table import ARROWS, Cell, Column, Group, Table
 
 if TYPE_CHECKING:
-    from zoo_core.evaluation.page import Page, Picture
+    from zoo_core.comparison.page import Page, Picture
 
 # Nothing may be fetched, and nothing can run.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
