@@ -76,10 +76,10 @@ def _held_out(model: GenerativeModel) -> Dataset | None:
 
 
 def _batch(model: GenerativeModel, data: Dataset | None, n: int) -> dict[str, Any]:
-    """The first examples as the model sees them."""
+    """Examples from all over the data, as the model sees them."""
     if data is None:
         return {}
-    return dict(model.preprocessing(data.batch(torch.arange(n) % len(data))))
+    return dict(model.preprocessing(data.batch(torch.arange(n) * len(data) // n)))
 
 
 def _samples(model: Any, data: Dataset | None) -> bytes | Tensor | None:

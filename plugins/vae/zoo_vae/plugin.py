@@ -136,6 +136,12 @@ def zoo_checkpoints() -> Iterator[CheckpointSpec]:
         summary="Convolutional beta-VAE, beta 4, on coloured shapes, 32x32.",
     )
     yield CheckpointSpec(
+        name="beta-vae-mnist",
+        target="zoo_vae:checkpoints",
+        hub="latent-zoo/beta-vae-mnist",
+        summary="The network of vae-mnist as a beta-VAE, beta 4, on binarised MNIST.",
+    )
+    yield CheckpointSpec(
         name="vamp-vae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/vamp-vae-mnist",
