@@ -41,7 +41,7 @@ def main() -> None:
     for entry in compared.entries:
         values = {name: round(m["value"], 4) for name, m in entry.values.items() if name.startswith(("fd", "mse"))}
         print(entry.name, values)
-    print(write_page(compared, arguments.output))
+    print(write_page(compared, arguments.output, command="python examples/plain_autoencoder.py"))
 
 
 if __name__ == "__main__":
