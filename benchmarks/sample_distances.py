@@ -2,10 +2,11 @@
 
 All have the same float32 features of N real and N generated examples, d = 2,048. The kernel distance of the zoo is that
 of all pairs; the peers' is the mean over 100 subsets of 1,000, and so is the zoo's other one. torchmetrics takes the
-features 500 at a time, as it does in an evaluation. Each run is a process of its own with two threads; it does a small
-case first, and is measured after that: seconds by the clock and of all threads, the highest memory above that of the
-loaded features, and the value. Without torchmetrics or torch-fidelity (``pip install torchmetrics``; torch-fidelity in
-.venv/peers) it says so, and the others are measured alone.
+features 500 at a time, as it does in an evaluation. Each run is a process of its own with two threads; it does a case
+of 2,100 examples first, more than features so that all have had matrices (d, d), and is measured after that: seconds by
+the clock and of all threads, the highest memory above that of the loaded features, and the value. Without torchmetrics
+or torch-fidelity (``pip install torchmetrics``; torch-fidelity in .venv/peers) it says so, and the others are measured
+alone.
 
     python benchmarks/sample_distances.py [fd | kid] [N]
 """
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 
 from tests.peers import FOLDER, fidelity
 
-THREADS, D, ROUNDS, CHUNK = 2, 2048, 3, 500
+THREADS, D, ROUNDS, CHUNK, FIRST = 2, 2048, 3, 500, 2100
 CASES = [("fd", 1000), ("fd", 10_000), ("kid", 10_000)]
 Measure = Callable[[Tensor, Tensor], float]
 
@@ -146,7 +147,7 @@ def child(kind: str, name: str, path: str) -> None:
     """Measures one contestant, and prints it as JSON."""
     torch.set_num_threads(THREADS)
     measure, (real, generated) = CONTESTANTS[kind][name](), torch.load(path)
-    measure(real[:100].clone(), generated[:100].clone())
+    measure(real[:FIRST].clone(), generated[:FIRST].clone())
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the highest memory so far is the present one
     wall, cpu = time.perf_counter(), time.process_time()

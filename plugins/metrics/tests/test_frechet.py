@@ -120,6 +120,19 @@ def test_rounding_of_what_is_singular_does_not_add_up() -> None:
         assert frechet_distance_of_moments(zero, S_1, zero, S_2) == pytest.approx(100 + 300 - 2 * 100, abs=1e-8)
 
 
+def test_a_root_is_a_triangle_by_whatever_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Cholesky's way fails, though all eigenvalues count, the other one gives the same distance."""
+    A, B = torch.randn(2, 20, 20).double()
+    S_1, S_2, zero = A @ A.T, B @ B.T, torch.zeros(20)
+    known = frechet_distance_of_moments(zero, S_1, zero, S_2)
+    cholesky = torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda S: (cholesky(S)[0], torch.tensor(1)))
+    R = frechet.root(S_1)
+    assert (R.tril(-1) == 0).all()
+    assert torch.allclose(R.T @ R, S_1)
+    assert frechet_distance_of_moments(zero, S_1, zero, S_2) == pytest.approx(known, rel=1e-9)
+
+
 def test_between_points_it_is_their_squared_distance() -> None:
     zeros = torch.zeros(3, 3)
     assert frechet_distance_of_moments(torch.zeros(3), zeros, torch.ones(3), zeros) == 3

@@ -80,8 +80,24 @@ def test_blocks_do_not_matter(far: float, exact: bool, monkeypatch: pytest.Monke
     known = kernel_distance_and_error(x, y)
     for rows in (1, 7, 30):
         monkeypatch.setattr(module, "ROWS", rows)
-        monkeypatch.setattr(module, "blocks", lambda x, rows=rows: iter(x.split(rows)))
         assert kernel_distance_and_error(x, y) == pytest.approx(known, rel=1e-9 if exact else 1e-5)
+
+
+def test_it_needs_no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHEAP", 0)
+    x, y = sets(1000, 800, 20)
+    known = kernel_distance_and_error(x, y)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(Tensor, "to_mkldnn", None)
+    assert kernel_distance_and_error(x, y) == pytest.approx(known, rel=1e-6)
+
+
+@pytest.mark.parametrize("far", [0, 1e4])
+def test_float32_agrees_with_float64_over_blocks(far: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sets(1700, 900, 40, far)
+    known = kernel_distance_and_error(x.double(), y.double())
+    monkeypatch.setattr(module, "CHEAP", 0)
+    assert kernel_distance_and_error(x, y) == pytest.approx(known, rel=1e-6)
 
 
 def test_float32_is_enough_where_all_is_unequal(exact: bool) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo_core import ConfigError, Extractor, Measurement, NonNegativeInt, SampleMetric
 
-ROWS, COLUMNS = 1000, 256  # what is centred, and multiplied, at a time
+ROWS, COLUMNS = 1000, 384  # what is centred, and multiplied, at a time
 EPS = torch.finfo(torch.float64).eps
 Moments = tuple[Tensor, Tensor]  # m (d,), and R (r, d) with R^T R = S
 
@@ -147,7 +147,7 @@ def _moments(x: Tensor) -> Moments:
 def mean(x: Tensor) -> Tensor:
     """The mean (d,) of rows x (N, d) in float64: exact for what is constant, however far from zero."""
     first = x[0].double()
-    return first + torch.stack([torch.sub(rows, first).sum(0) for rows in blocks(x)]).sum(0) / len(x)
+    return first + torch.stack([u.sum(0) for u in about(first, x)]).sum(0) / len(x)
 
 
 def blocks(x: Tensor) -> Iterator[Tensor]:
@@ -155,11 +155,17 @@ def blocks(x: Tensor) -> Iterator[Tensor]:
     return (x[first : first + ROWS] for first in range(0, len(x), ROWS))
 
 
+def about(c: Tensor, x: Tensor) -> Iterator[Tensor]:
+    """The rows x - c in float64, for c (d,) of that type: blocks that share their memory, each gone with the next."""
+    u = c.new_empty(min(ROWS, len(x)), len(c))
+    return (u[: len(rows)].copy_(rows).sub_(c) for rows in blocks(x))
+
+
 def covariance(x: Tensor, m: Tensor) -> Tensor:
     """1/(N - 1) Σ_i (x_i - m)(x_i - m)^T, float64 (d, d): nothing but its lower triangle is to be read."""
-    S, u = m.new_zeros(len(m), len(m)), m.new_empty(ROWS, len(m))
-    for rows in blocks(x):
-        add_products(S, torch.sub(rows, m, out=u[: len(rows)]))
+    S = m.new_zeros(len(m), len(m))
+    for u in about(m, x):
+        add_products(S, u)
     return S.div_(len(x) - 1)
 
 
@@ -173,6 +179,8 @@ def add_products(S: Tensor, u: Tensor) -> Tensor:
 
 def root(S: Tensor) -> Tensor:
     """R (r, d) with R^T R = S, for a covariance S (d, d) of any rank r, of which the lower triangle is read.
+
+    Of full rank it is an upper triangle.
 
     Raises:
         ConfigError: S is no covariance.
@@ -195,16 +203,27 @@ def _root(S: Tensor) -> Tensor:
     w, V = w.flip(0), V.flip(1)
     rank = w > len(w) * EPS * w[0]
     R: Tensor = w[rank].sqrt()[:, None] * V[:, rank].T
-    return R
+    return torch.linalg.qr(R).R if rank.all() else R
 
 
 def _distance(one: Moments, other: Moments) -> float:
     (m_1, R_1), (m_2, R_2) = one, other
     spread = R_1.square().sum() + R_2.square().sum()  # tr S_1 + tr S_2
-    # That of two (d, d) matrices is one of Cholesky factors.
-    overlap = nuclear_norm(R_1 @ R_2.T, graded=len(R_1) == len(R_2) == len(m_1))
+    triangles = len(R_1) == len(R_2) == len(m_1)
+    B = product_of_triangles(R_1, R_2) if triangles else R_1 @ R_2.T
+    overlap = nuclear_norm(B, graded=triangles)
     # It is no less than 0, but for rounding.
     return max(float((m_1 - m_2).square().sum() + spread - 2 * overlap), 0.0)
+
+
+def product_of_triangles(R_1: Tensor, R_2: Tensor) -> Tensor:
+    """R_1 R_2^T of upper triangles (d, d), without most of the zeros: in half the time."""
+    B = torch.empty_like(R_1)
+    for first in range(0, len(B), COLUMNS):
+        end = first + COLUMNS
+        torch.mm(R_1[first:end, first:], R_2[:end, first:].T, out=B[first:end, :end])
+        torch.mm(R_1[:first, first:], R_2[first:end, first:].T, out=B[:first, first:end])
+    return B
 
 
 def nuclear_norm(B: Tensor, graded: bool) -> float:

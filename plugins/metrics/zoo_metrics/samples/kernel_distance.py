@@ -2,14 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo_core import ConfigError, Extractor, Measurement, NonNegativeInt, PositiveInt, SampleMetric
-from zoo_metrics.samples.frechet import ROWS, blocks, mean, require_comparable
+from zoo_metrics.samples.frechet import mean, require_comparable
 
+ROWS = 768  # of each set, whose pairs are multiplied at a time
 GROUPS = 11  # of each set, whose means the centre is the median of
 CHEAP = 2**30  # so many products of two numbers take no time in float64 either
 
@@ -85,12 +87,16 @@ def kernel_distance_and_error(real: Tensor, generated: Tensor) -> tuple[float, f
     The jackknife estimate of variance (Efron & Stein, 1981) https://doi.org/10.1214/aos/1176345462
     """
     require_comparable(real, generated)
-    x, y, unit = centred(real, generated)
-    m, n = len(real), len(generated)
+    return value_and_error(*centred(real, generated))
+
+
+def value_and_error(x: "Centred", y: "Centred") -> tuple[float, float]:
+    """The same of both sets about one centre."""
+    m, n = len(x), len(y)
     xx, yy, (xy, yx) = within(x), within(y), between(x, y)
     value = xx.sum() / (m * (m - 1)) + yy.sum() / (n * (n - 1)) - 2 * xy.sum() / (m * n)
     variance = _variance(xx, xy, n) + _variance(yy, yx, m)
-    return float(unit * value), float(unit * variance**0.5)
+    return float(x.unit * value), float(x.unit * variance**0.5)
 
 
 def _variance(own: Tensor, other: Tensor, others: int) -> Tensor:
@@ -100,6 +106,7 @@ def _variance(own: Tensor, other: Tensor, others: int) -> Tensor:
     return 4 / n * (own / (n - 2) - other / others).var()
 
 
+@torch.no_grad()
 def kernel_distance_subsets(
     real: Tensor, generated: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
@@ -115,11 +122,12 @@ def kernel_distance_subsets(
     if few < size:
         raise ConfigError(f"subsets of {size} need as many examples of each, got {few}: take more, or a smaller size")
     generator = torch.Generator().manual_seed(seed)
+    x, y = centred(real, generated)
 
-    def subset(x: Tensor) -> Tensor:
-        return x[torch.randperm(len(x), generator=generator)[:size]]
+    def rows(x: Centred) -> Tensor:
+        return torch.randperm(len(x), generator=generator)[:size]
 
-    values = [kernel_distance(subset(real), subset(generated)) for _ in range(subsets)]
+    values = [value_and_error(x.subset(rows(x)), y.subset(rows(y)))[0] for _ in range(subsets)]
     return statistics.fmean(values), statistics.pstdev(values)
 
 
@@ -133,48 +141,67 @@ def kernel_distance_subsets(
 
 
 class Centred:
-    """Features x (N, d) as u = (x - c)/s, in blocks of rows; with g = u·v all is in units of s²/d.
+    """Features x (N, d) as u = (x - c)/s; with g = u·v all is in units of s²/d.
+
+    Args:
+        u: u, in the type that pairs are multiplied in.
+        c: c/s, float64 (d,).
+        s: s.
 
     Attributes:
         alpha: α.
+        unit: (s²/d)³, that of k.
         beta: β(x), (N,).
         own: g(x, x), (N,).
+        V: Σ_i β(x_i)^p u_i for p = 0, 1, 2, (3, d).
     """
 
-    def __init__(self, x: Tensor, c: Tensor, s: Tensor, dtype: torch.dtype) -> None:
-        self.x, self.c, self.s = x, c, s
-        self.alpha = (len(c) + c.square().sum()) / s**2
-        self.beta, self.own = torch.cat([torch.stack([u @ c / s, u.square().sum(1)]) for u in self.exactly()], 1)
-        self.near = c.to(dtype)
+    def __init__(self, u: Tensor, c: Tensor, s: float) -> None:
+        self.u, self.c, self.s = u, c, s
+        self.alpha, self.unit = len(c) / s**2 + c.square().sum(), (s**2 / len(c)) ** 3
+        beta, own, V = zip(*(self._sums(rows.double()) for rows in blocks(u)), strict=True)
+        self.beta, self.own, self.V = torch.cat(beta), torch.cat(own), torch.stack(V).sum(0)
 
-    def exactly(self) -> Iterator[Tensor]:
-        """The rows u in float64."""
-        return (torch.sub(rows, self.c).div_(self.s) for rows in blocks(self.x))
+    def _sums(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        beta = u @ self.c
+        return beta, u.square().sum(1), powers(beta) @ u
 
-    def rounded(self, first: int) -> Tensor:
-        """The block of rows u from ``first``, in the type that pairs are multiplied in."""
-        x = self.x[first : first + ROWS].to(self.near.dtype)
-        # The rounding of c does no harm: the farther it is from zero, the less is g beside w.
-        return x.sub(self.near).div_(self.s.to(x))
+    def subset(self, rows: Tensor) -> "Centred":
+        """Those rows alone, about the same centre."""
+        return Centred(self.u[rows], self.c, self.s)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.u)
 
 
-def centred(real: Tensor, generated: Tensor) -> tuple[Centred, Centred, float]:
-    """Both sets about one centre, and the unit (s²/d)³ of their kernel."""
-    m, n = len(real), len(generated)
-    # Any centre will do. A far example drags the mean of all away from the others, but that of its own group alone.
-    groups = [x[first::GROUPS] for x in (real, generated) for first in range(min(GROUPS, len(x)))]
-    c = torch.stack([mean(group) for group in groups]).median(0).values
-    squares = [torch.sub(rows, c).square().sum() for x in (real, generated) for rows in blocks(x)]
-    # What varies that little has a linear kernel: its cubes may vanish, but must not overflow.
-    least = 1e-24 * (len(c) + c.square().sum())
-    s = torch.maximum(torch.stack(squares).sum() / (m + n), least).sqrt()
+def powers(beta: Tensor) -> Tensor:
+    """β^p for p = 0, 1, 2, (3, N)."""
+    return torch.stack([torch.ones_like(beta), beta, beta.square()])
+
+
+def centred(real: Tensor, generated: Tensor) -> tuple[Centred, Centred]:
+    """Both sets about one centre."""
+    d = real.shape[1]
     dtype = torch.promote_types(torch.promote_types(real.dtype, generated.dtype), torch.float32)
-    if (m + n) ** 2 * len(c) <= CHEAP:
+    if (len(real) + len(generated)) ** 2 * d <= CHEAP:
         dtype = torch.float64
-    return Centred(real, c, s, dtype), Centred(generated, c, s, dtype), float(s**2 / len(c)) ** 3
+    c = centre(real, generated).to(dtype)
+    u, v = real.to(dtype) - c, generated.to(dtype) - c
+    lengths = torch.cat([torch.linalg.vector_norm(rows, 1, dim=1) for rows in (u, v)])
+    # What varies that little has a linear kernel: its cubes may vanish, but must not overflow.
+    least = 1e-12 * (d + c.double().square().sum()).sqrt()
+    # Any unit of that size will do: division by a power of two rounds nothing.
+    s = 2.0 ** math.frexp(max(float(lengths.mean(dtype=torch.float64)), float(least)))[1]
+    return Centred(u.div_(s), c.double() / s, s), Centred(v.div_(s), c.double() / s, s)
+
+
+def centre(real: Tensor, generated: Tensor) -> Tensor:
+    """A centre of both sets, float64 (d,): any will do, which leaves the pairs' type to round it.
+
+    A far example drags the mean of all away from the others, but that of its own group alone.
+    """
+    groups = [x[first::GROUPS] for x in (real, generated) for first in range(min(GROUPS, len(x)))]
+    return torch.stack([mean(group) for group in groups]).median(0).values
 
 
 def within(x: Centred) -> Tensor:
@@ -194,28 +221,45 @@ def between(x: Centred, y: Centred) -> tuple[Tensor, Tensor]:
 
 def products(x: Centred, y: Centred) -> Tensor:
     """Σ_j 3 w² g + 3 β(x_i) β(y_j) (w + α), (N,); w² = p² + 2 p β(y) + β(y)² with p = α + β(x)."""
-    powers = torch.stack([torch.ones_like(y.beta), y.beta, y.beta.square()], 1)  # (M, 3)
-    V = torch.stack([v.T @ b for v, b in zip(y.exactly(), blocks(powers), strict=True)]).sum(0)  # (d, 3)
-    g = torch.cat([u @ V for u in x.exactly()])
-    p = x.alpha + x.beta
-    w2g = p.square() * g[:, 0] + 2 * p * g[:, 1] + g[:, 2]
-    _, b1, b2 = powers.sum(0)
+    g0, g1, g2 = torch.cat([rows.double() @ y.V.T for rows in blocks(x.u)]).unbind(1)
+    p, (_, b1, b2) = x.alpha + x.beta, powers(y.beta).sum(1)
+    w2g = p.square() * g0 + 2 * p * g1 + g2
     sums: Tensor = 3 * w2g + 3 * x.beta * ((p + x.alpha) * b1 + b2)
     return sums
 
 
 def over_pairs(x: Centred, y: Centred) -> tuple[Tensor, Tensor]:
     """Σ_j g² (g + 3 w), (N,), and Σ_i of the same, (M,); of a set with itself each pair i ≠ j once."""
-    rows, columns = torch.zeros_like(x.beta), torch.zeros_like(y.beta)
-    p, b = 3 * (x.alpha + x.beta).to(x.near), 3 * y.beta.to(x.near)
-    for i in range(0, len(x), ROWS):
-        u = x.rounded(i)
-        for j in range(i if x is y else 0, len(y), ROWS):
-            g = u @ (u if x is y and i == j else y.rounded(j)).T
+    rows, columns = blocks(torch.zeros_like(x.beta)), blocks(torch.zeros_like(y.beta))
+    p, b = blocks((3 * (x.alpha + x.beta)).to(x.u)), blocks((3 * y.beta).to(y.u))
+    us = multipliers(x.u)
+    vs = us if x is y else multipliers(y.u)
+    for i, u in enumerate(us):
+        for j in range(i if x is y else 0, len(vs)):
+            g = multiplied(u, vs[j])
             if x is y and i == j:
                 g.triu_(1)
             cubes = g.square()
-            cubes *= g.add_(p[i : i + ROWS, None]).add_(b[j : j + ROWS])
-            rows[i : i + ROWS] += cubes.sum(1)
-            columns[j : j + ROWS] += cubes.sum(0)
-    return rows, columns
+            cubes *= g.add_(p[i][:, None]).add_(b[j])
+            rows[i].add_(cubes.sum(1))
+            columns[j].add_(cubes.sum(0))
+    return torch.cat(rows), torch.cat(columns)
+
+
+def blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """x, a block of rows after the other."""
+    return torch.split(x, ROWS)
+
+
+def multipliers(u: Tensor) -> Sequence[Tensor]:
+    """Blocks of rows for ``multiplied``, for which oneDNN takes a fifth less time than the usual product."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if available and u.dtype == torch.float32 and u.device.type == "cpu":
+        return [rows.to_mkldnn() for rows in blocks(u)]
+    return blocks(u)
+
+
+def multiplied(u: Tensor, v: Tensor) -> Tensor:
+    """g = u v^T."""
+    g = F.linear(u, v)
+    return g.to_dense() if g.is_mkldnn else g
