@@ -206,6 +206,16 @@ class TestCheck:
         assert run("eval", folder, "--check").exit_code == 0
 
 
+class TestCommand:
+    def test_a_warning_is_one_line(self, folder: Path) -> None:
+        words = ["eval", str(folder), "--metrics", "kid", "--extractor", "pixels", "--examples", "9"]
+        command = [sys.executable, "-m", "zoo_core.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith("warning: metric 'kid' says little of 9 examples")
+        assert ".py" not in done.stderr
+
+
 class TestProcesses:
     def test_two_measure_what_one_does_and_one_of_them_speaks(self, folder: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "zoo_core.cli", "eval", str(folder), "--batch", "20"]

@@ -1,5 +1,7 @@
 """The command ``zoo``: its groups, and how it ends when something is wrong."""
 
+import warnings
+
 import typer
 
 from zoo_core.cli import (
@@ -32,5 +34,11 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad input, 75 a run that was stopped and can go on, 130 interrupted.
     """
+    warnings.formatwarning = _one_line
     with exit_with_sentence():
         app()
+
+
+def _one_line(message: Warning | str, *where: object, **line: object) -> str:
+    """A warning as a user reads it, who does not care for the line of code that gave it."""
+    return f"warning: {message}\n"
