@@ -147,7 +147,7 @@ def test_every_bundled_checkpoint_is_loaded_and_used(zoo: Path) -> None:
         from zoo_core import default_host, from_pretrained
         from zoo_core.pretrained import checkpoint_folder
         def used(model):
-            if hasattr(model, "classes"):
+            if hasattr(model, "logits"):
                 return model.logits(torch.rand(2, *model.data_shape))
             if default_host().name_of(type(model)).spec.sampling == "none":
                 return model.score(torch.rand(2, *model.data_shape), ["a dot", "a line"])
