@@ -18,7 +18,8 @@ from huggingface_hub import HfApi, constants
 
 from tests.hub_server import Fault, HubServer, Response, error
 from zoo_core import CheckpointError, CheckpointSpec, PluginHost, UnknownComponent, build, hookimpl, pretrained
-from zoo_core.pretrained import from_pretrained, push_to_hub, save_pretrained
+from zoo_core.pretrained import from_pretrained, save_pretrained
+from zoo_core.publishing import push_to_hub
 
 REPO = "zoo/vae"
 SHAPE = (1, 4, 4)

@@ -30,7 +30,7 @@ LAYERS = (
     ("components", "metrics"),
     ("config",),
     ("hub", "weights", "pretrained", "latents", "images", "figures", "evaluation"),
-    ("cards", "comparison", "encoded", "ready_parts"),
+    ("publishing", "cards", "comparison", "encoded", "ready_parts"),
     ("training",),
     # "python -m zoo_core.training" is the command line, started by "accelerate launch".
     ("cli", "training.__main__", "testing"),

@@ -59,8 +59,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.metrics import Metric as Metric
     from zoo_core.metrics import SampleMetric as SampleMetric
     from zoo_core.pretrained import from_pretrained as from_pretrained
-    from zoo_core.pretrained import push_to_hub as push_to_hub
     from zoo_core.pretrained import save_pretrained as save_pretrained
+    from zoo_core.publishing import push_to_hub as push_to_hub
     from zoo_core.specs import CheckpointSpec as CheckpointSpec
     from zoo_core.specs import DatasetSpec as DatasetSpec
     from zoo_core.specs import DecoderSpec as DecoderSpec
@@ -99,7 +99,8 @@ _PUBLIC = {
     "zoo_core.hookspecs": ("ZooHooks", "hookimpl"),
     "zoo_core.host": ("PluginHost", "default_host"),
     "zoo_core.metrics": ("Extractor", "Measurement", "Metric", "SampleMetric"),
-    "zoo_core.pretrained": ("from_pretrained", "push_to_hub", "save_pretrained"),
+    "zoo_core.pretrained": ("from_pretrained", "save_pretrained"),
+    "zoo_core.publishing": ("push_to_hub",),
     "zoo_core.specs": (
         "CheckpointSpec", "DatasetSpec", "DecoderSpec", "EncoderSpec", "ExtractorSpec", "LikelihoodSpec", "LossSpec",
         "MetricSpec", "ModelSpec", "PosteriorSpec", "PriorSpec", "QuantizerSpec", "Spec",

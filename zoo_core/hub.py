@@ -1,15 +1,13 @@
-"""Checkpoints on the Hugging Face Hub: single files down, a folder up; every failure is one sentence."""
+"""Files of checkpoints from the Hugging Face Hub; every failure is one sentence."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar
 
 from zoo_core.errors import CheckpointError
-from zoo_core.host import core_version, one_line
-
-CARD = "README.md"
+from zoo_core.host import one_line
 
 
 @dataclass(frozen=True)
@@ -101,65 +99,3 @@ def reason(error: BaseException) -> str:
 
 def _short(text: str) -> str:
     return shorten(text, 300, placeholder=" …")
-
-
-def upload(
-    folder: Path,
-    repository: str,
-    *,
-    stale: Callable[[str], object],
-    private: bool | None,
-    revision: str | None,
-    message: str,
-    token: str | bool | None,
-) -> str:
-    """Makes a folder the content of a branch by one commit, and returns its hash.
-
-    The repository and the branch are made if need be. A card that is there is kept; hidden files stay here.
-
-    Args:
-        stale: whether to delete a file of that name, which the repository has and the folder has not.
-
-    Raises:
-        CheckpointError: the Hub cannot be reached or refuses; the branch is as it was.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token, library_name="zoo", library_version=core_version())
-    try:
-        repository = api.create_repo(repository, private=private, exist_ok=True).repo_id
-        there = _listed(api, repository, revision)
-        # upload_folder() would split a large folder into several commits.
-        operations = [*_additions(folder, there), *_deletions(folder, there, stale)]
-        commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
-    except Exception as error:  # a lost connection has the HTTP library's own name
-        raise CheckpointError(f"cannot upload to {repository!r}: {reason(error)}") from error
-    return str(commit.oid)
-
-
-def _listed(api: Any, repository: str, revision: str | None) -> set[str]:
-    """The files of a branch, which is made if it is missing."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    try:
-        return set(api.list_repo_files(repository, revision=revision))
-    except RevisionNotFoundError:
-        api.create_branch(repository, branch=revision)
-        return set(api.list_repo_files(repository, revision=revision))
-
-
-def _additions(folder: Path, there: set[str]) -> Iterator[Any]:
-    from huggingface_hub import CommitOperationAdd
-
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        kept = inside.as_posix() == CARD and CARD in there
-        if path.is_file() and not hidden and not kept:
-            yield CommitOperationAdd(inside.as_posix(), path)
-
-
-def _deletions(folder: Path, there: set[str], stale: Callable[[str], object]) -> Iterator[Any]:
-    from huggingface_hub import CommitOperationDelete
-
-    return (CommitOperationDelete(name) for name in sorted(there) if stale(name) and not (folder / name).is_file())

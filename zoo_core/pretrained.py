@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -28,7 +27,7 @@ from zoo_core.data import Preprocessing
 from zoo_core.errors import CheckpointError, ConfigError, PluginError, UnknownComponent, ZooError
 from zoo_core.files import whole_folder, write_json
 from zoo_core.host import PluginHost, Registration, core_version, default_host, one_line
-from zoo_core.hub import Repository, upload
+from zoo_core.hub import Repository
 
 FORMAT = 1
 CONFIG, RESULTS = "config.json", "results.json"
@@ -146,40 +145,6 @@ def from_pretrained(
     return model.eval()
 
 
-def push_to_hub(
-    model: GenerativeModel | str | Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload model",
-    token: str | bool | None = None,
-    host: PluginHost | None = None,
-) -> str:
-    """Uploads a model, or a checkpoint's folder, as one commit; returns the commit's hash.
-
-    The repository is made if need be, and so is the branch ``revision``. A card that is there already is
-    kept; weights of an earlier push that are no longer part of the checkpoint are deleted.
-
-    Raises:
-        CheckpointError: the folder is damaged, or the Hub cannot be reached or refuses; the branch is as it was.
-    """
-    if isinstance(model, GenerativeModel):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = save_pretrained(model, Path(temporary) / "model", host=host)
-            return push_to_hub(
-                folder, repo_id, private=private, revision=revision, commit_message=commit_message, token=token
-            )
-    source = _in_folder(Path(model), "")
-    config = read_config(source.config)
-    for name, sha256 in {**config["weights"], **config.get("files", {})}.items():
-        weights.verify(source.file(name), sha256)
-    return upload(
-        Path(model), repo_id, stale=weights.stem_of, private=private, revision=revision, message=commit_message,
-        token=token,
-    )  # fmt: skip
-
-
 def checkpoint_folder(registration: Registration) -> Path | None:
     """Where a registered checkpoint lies inside its plugin's wheel; None if it is on the Hub only.
 
@@ -294,20 +259,21 @@ def _find(
     if isinstance(name, os.PathLike) or os.path.isdir(name) or name.startswith((".", "/", "~")):
         if revision:
             raise CheckpointError(f"{str(name)!r} is a folder, which has no revision {revision!r}")
-        return _in_folder(Path(os.path.expanduser(name)), inside), ""
+        return local_folder(Path(os.path.expanduser(name)), inside), ""
     registration = _registered(name, host)
     if registration is None:
         return Repository.find(name, revision, inside, CONFIG, hub), ""
     folder = checkpoint_folder(registration)
     if folder and revision is None:
-        return _in_folder(folder, inside), ""
+        return local_folder(folder, inside), ""
     spec: Any = registration.spec
     # What the registry pins holds for the pinned commit only.
     known = spec.sha256 if revision in (None, spec.revision) else ""
     return Repository.find(spec.hub, revision or spec.revision or None, inside, CONFIG, hub), known
 
 
-def _in_folder(folder: Path, inside: str) -> Folder:
+def local_folder(folder: Path, inside: str = "") -> Folder:
+    """Raises CheckpointError if there is no such folder."""
     if not os.path.isdir(folder):
         raise CheckpointError(f"no such folder: {str(folder)!r}")
     return Folder(folder / inside)

@@ -27,7 +27,8 @@ def push(
 
     Examples: zoo push runs/try/model me/try · zoo push runs/try/model me/try --private --revision next
     """
-    from zoo_core.pretrained import local_checkpoint, push_to_hub
+    from zoo_core.pretrained import local_checkpoint
+    from zoo_core.publishing import push_to_hub
 
     place = local_checkpoint(folder)
     if not (place / "README.md").is_file():
