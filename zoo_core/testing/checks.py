@@ -1,0 +1,80 @@
+"""What a check is, and the list of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from zoo_core.specs import Spec
+from zoo_core.testing.subjects import Subject
+
+
+class Unfit(AssertionError):
+    """A component is not what its kind promises; says in which way."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that is asked of each component of some kinds.
+
+    Attributes:
+        kinds: of the specs that it is asked of.
+        when: of which of these: by what a spec declares, never by what a component turns out to do.
+        structural: whether a component that fails it is asked nothing more, since all else would fail too.
+    """
+
+    name: str
+    ask: Callable[[Subject], None]
+    kinds: tuple[str, ...]
+    when: Callable[[Any], bool]
+    structural: bool
+
+    @property
+    def about(self) -> str:
+        return (self.ask.__doc__ or "").partition("\n")[0]
+
+    def is_for(self, spec: Spec) -> bool:
+        return spec.kind in self.kinds and self.when(spec)
+
+
+CHECKS: list[Check] = []
+
+
+def check(
+    *kinds: str, when: Callable[[Any], bool] = lambda spec: True, structural: bool = False
+) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Adds a function to the checks of these kinds, under its own name."""
+
+    def add(ask: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        CHECKS.append(Check(ask.__name__, ask, kinds, when, structural))
+        return ask
+
+    return add
+
+
+def declared(spec: Spec) -> list[Check]:
+    """The checks that a component of this spec must pass, the structural ones first."""
+    return sorted((c for c in CHECKS if c.is_for(spec)), key=lambda c: not c.structural)
+
+
+def unfit(sentence: str) -> NoReturn:
+    raise Unfit(sentence)
+
+
+def require(condition: object, sentence: str) -> None:
+    if not condition:
+        unfit(sentence)
+
+
+def require_equal(a: Tensor, b: Tensor, sentence: str) -> None:
+    """Bit for bit; nan equals nan.
+
+    Raises:
+        Unfit: with the sentence, and by how much they differ.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        unfit(f"{sentence}: {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}")
+    same = (a == b) | (a.isnan() & b.isnan())
+    if not bool(same.all()):
+        unfit(f"{sentence}: by up to {float((a.double() - b.double()).abs().nan_to_num().max()):.3g}")
