@@ -6,6 +6,8 @@ import itertools
 import math
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
 
 import mpmath
 import numpy
@@ -41,6 +43,7 @@ from zoo_core.distributions import (
     kl,
     kl_per_dimension,
 )
+from zoo_core.errors import ConfigError
 
 DTYPES = [torch.float32, torch.float64]
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -713,6 +716,25 @@ def test_kl_of_a_dirac_names_the_losses_that_fit(q: Distribution) -> None:
             divergence(q, standard(2))
     with pytest.raises(ValueError, match="loss without a KL term"):
         kl(q, standard(2), normal(2, 2))
+
+
+# A density that says of what it is one, as far as a KL asks for it.
+OF_AREA = SimpleNamespace(measure="area on a sphere", event_shape=torch.Size((2,)))
+
+
+@pytest.mark.parametrize(
+    ("q", "p"),
+    [
+        (CodeGrid(torch.zeros(1, 2, 3), 1), standard(2)),
+        (standard(2), Independent(Bernoulli(f64([0.5, 0.5])), 1)),
+        (standard(2), OF_AREA),
+        (OF_AREA, standard(2)),
+    ],
+)
+def test_densities_of_different_things_have_no_kl(q: Distribution, p: Distribution) -> None:
+    for divergence in (partial(kl, z=torch.zeros(2)), kl_per_dimension):
+        with pytest.raises(ConfigError, match="the one is a density of .*, the other of"):
+            divergence(q, p)
 
 
 def test_kl_refuses_different_event_shapes() -> None:

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from zoo_core import arguments
 from zoo_core.data import Dataset, Preprocessing
-from zoo_core.distributions import require_density
+from zoo_core.distributions import require_density, require_same_measure
 from zoo_core.errors import ConfigError
 from zoo_core.randomness import drawing_from
 
@@ -389,9 +389,11 @@ class LatentVariableModel(GenerativeModel):
 
     def log_weights(self, x: Tensor, q: Distribution, k: int) -> Tensor:
         """log p(x|z) + log p(z) - log q(z|x) for k draws z ~ q(z|x), (k, B)."""
+        p_z = self.prior()
         require_density(q, "log p(x, z) / q(z|x)")
+        require_same_measure(q, p_z)
         z = q.rsample((k,))
-        log_p_xz: Tensor = self.decoder(z).log_prob(x) + self.prior().log_prob(z)
+        log_p_xz: Tensor = self.decoder(z).log_prob(x) + p_z.log_prob(z)
         return log_p_xz - q.log_prob(z)
 
 

@@ -484,8 +484,33 @@ def require_density(q: Distribution, what: str) -> None:
         )
 
 
+def require_same_measure(q: Distribution, p: Distribution) -> None:
+    """Refuses two densities with respect to different measures, which have no ratio: counted values, volume, area.
+
+    A density of something else again, as on a sphere, says of what in an attribute ``measure``.
+    """
+    of_q, of_p = _measure(q), _measure(p)
+    if of_q and of_p and of_q != of_p:
+        raise ConfigError(
+            f"{_name(q, p)} does not exist: the one is a density of {of_q}, the other of {of_p}; "
+            "take a posterior and a prior that are made for each other"
+        )
+
+
+def _measure(d: Distribution) -> str:
+    """Of what it is a density; empty if it does not tell, as a model in a prior's place."""
+    factors = _factors(d)[0]
+    if told := getattr(factors, "measure", ""):
+        return str(told)
+    try:
+        return "counted values" if factors.support.is_discrete else "volume"
+    except (NotImplementedError, AttributeError):
+        return ""
+
+
 def _check_pair(q: Distribution, p: Distribution) -> None:
     require_density(q, _name(q, p))
+    require_same_measure(q, p)
     if q.event_shape != p.event_shape:
         shapes = f"event shape {tuple(q.event_shape)} against {tuple(p.event_shape)}"
         raise ValueError(f"{_name(q, p)}: {shapes}; give both the same latent shape")

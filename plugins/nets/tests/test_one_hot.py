@@ -193,7 +193,7 @@ def test_classes_of_another_number_are_another_distribution() -> None:
 
 def test_a_gaussian_and_one_hot_vectors_have_no_kl() -> None:
     z = normal(4, 6)
-    with pytest.raises(ConfigError, match=r"nets/one_hot and the prior nets/uniform_one_hot"):
+    with pytest.raises(ConfigError, match="density of volume, the other of counted values"):
         kl(Independent(Normal(z, 1.0), 1), UniformOneHot((6,), classes=3).double()(), z)
 
 
