@@ -733,7 +733,7 @@ OF_AREA = SimpleNamespace(measure="area on a sphere", event_shape=torch.Size((2,
 )
 def test_densities_of_different_things_have_no_kl(q: Distribution, p: Distribution) -> None:
     for divergence in (partial(kl, z=torch.zeros(2)), kl_per_dimension):
-        with pytest.raises(ConfigError, match="the one is a density of .*, the other of"):
+        with pytest.raises(ConfigError, match=r"the one is a density of .*, the other of"):
             divergence(q, p)
 
 
