@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-cache-")
-for variable in ("ZOO_STRICT", "ZOO_DISABLE", "ZOO_PLUGINS"):
+for variable in ("ZOO_STRICT", "ZOO_DISABLE", "ZOO_PLUGINS", "ZOO_MAX_PARAMETERS"):
     os.environ.pop(variable, None)
 # A busy machine is slow, which no property is about; and a red run must be red again.
 settings.register_profile("zoo", deadline=None, derandomize=True)

@@ -19,6 +19,7 @@ from zoo_core import (
     PositiveInt,
     Probability,
     Shape,
+    errors,
 )
 from zoo_core.arguments import checked, join, parameters, phrase, shown, signature, unknown_arguments
 
@@ -62,7 +63,7 @@ KINDS = {
     "null": Kind(type(None), lambda v: v is None, "null"),
     "class": Kind(Part, lambda v: isinstance(v, Part), "an encoder"),
     "mapping": Kind(Mapping[str, int], lambda v: isinstance(v, dict), "a mapping"),
-    "positive int": Kind(PositiveInt, lambda v: integer(v) and v >= 1, "a positive integer"),
+    "positive int": Kind(PositiveInt, lambda v: integer(v) and 1 <= v < 2**63, "a positive integer"),
     "int from 0": Kind(NonNegativeInt, lambda v: integer(v) and v >= 0, "an integer of at least 0"),
     "positive": Kind(PositiveFloat, lambda v: number(v) and v > 0, "a number above 0"),
     "from 0": Kind(NonNegativeFloat, lambda v: number(v) and v >= 0, "a number of at least 0"),
@@ -77,7 +78,7 @@ KINDS = {
     "literal bool": Kind(Literal[True, 0], lambda v: v is True or (integer(v) and v == 0), "one of True, 0"),
     "shape": Kind(
         Shape,
-        lambda v: listed(v) and all(integer(n) and n >= 1 for n in v),
+        lambda v: listed(v) and all(integer(n) and 1 <= n < 2**63 for n in v),
         "a list, each item a positive integer",
     ),
     "list": Kind(list, listed, "a list"),
@@ -92,7 +93,9 @@ KINDS = {
         lambda v: listed(v) and all(listed(row) and all(map(integer, row)) for row in v),
         "a list, each item a list, each item an integer",
     ),
-    "optional": Kind(PositiveInt | None, lambda v: v is None or (integer(v) and v >= 1), "a positive integer or null"),
+    "optional": Kind(
+        PositiveInt | None, lambda v: v is None or (integer(v) and 1 <= v < 2**63), "a positive integer or null"
+    ),
     "old optional": Kind(Optional[str], lambda v: v is None or isinstance(v, str), "a string or null"),  # noqa: UP045
     "union": Kind(
         bool | Literal["auto"] | Sequence[float],
@@ -294,7 +297,7 @@ def test_exactly_the_names_that_are_not_there_are_refused(known: list[str], name
     if name not in known:
         with pytest.raises(ConfigError, match="no such argument") as caught:
             unknown_arguments([*known, name], known, "loss")
-        assert str(caught.value).startswith(f"loss.{name}: ")
+        assert str(caught.value).startswith(f"loss.{errors.plain(name, 80)}: ")
 
 
 def test_paths_join_with_a_dot_unless_they_begin() -> None:
@@ -349,3 +352,9 @@ def test_a_literal_is_no_part() -> None:
     def build(kind: Literal["encoder"], width: int) -> None: ...
 
     assert [p.component_types() for p in parameters(build).values()] == [(), ()]
+
+
+def test_a_list_is_no_longer_than_people_write() -> None:
+    assert len(checked([1] * 10_000, Shape, "hidden")) == 10_000
+    with pytest.raises(ConfigError, match=r"^hidden: has 10001 items; 10000 at most$"):
+        checked([1] * 10_001, Shape, "hidden")

@@ -1,8 +1,10 @@
 """Checkpoints on the Hub: the real client over HTTP, against a server on this machine."""
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, file_download
 
 from tests.hub_server import Fault, HubServer, Response, error
-from zoo_core import CheckpointError, CheckpointSpec, PluginHost, UnknownComponent, build, hookimpl, pretrained
+from zoo_core import CheckpointError, CheckpointSpec, PluginHost, UnknownComponent, build, hookimpl, hub, pretrained
 from zoo_core.pretrained import from_pretrained, save_pretrained
 from zoo_core.publishing import push_to_hub
 
@@ -116,12 +118,20 @@ def seconds(action: Callable[[], object]) -> float:
 # --- there and back -------------------------------------------------------------------------------------
 
 
+def assert_by_hand(card: bytes) -> None:
+    """The text of a person, and what they said of it; its metadata may tell more."""
+    begin, license, *_ = CARD.splitlines(keepends=True)
+    assert card.decode().startswith(begin)
+    assert license in card.decode()
+    assert card.decode().endswith("---\n# By hand\n")
+
+
 def test_a_model_goes_there_and_back(server: HubServer) -> None:
     model = make().eval()
     model.provenance = {"seed": 7}
     commit = push_to_hub(model, REPO)
     assert commit == head(server)
-    assert set(stored(server)) == FILES
+    assert set(stored(server)) >= FILES
     torch.manual_seed(1)
     loaded = from_pretrained(REPO)
     assert_same(loaded, model)
@@ -139,14 +149,15 @@ def test_large_weights_travel_apart(server: HubServer, pushed: str) -> None:
 
 
 def test_a_folder_is_pushed_as_it_is_but_for_hidden_files(server: HubServer, tmp_path: Path) -> None:
-    folder = save_pretrained(make(), tmp_path / "model", results={"values": {}})
+    folder = save_pretrained(make(), tmp_path / "model", results={"format": 1, "evaluations": []})
     texts = {"README.md": CARD, "tokenizer/words.json": "[]", ".env": "secret", ".git/config": "x", "a/.cache/x": "x"}
     for name, text in texts.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     push_to_hub(folder, REPO, commit_message="All of it")
-    assert set(stored(server)) == FILES | {"README.md", "results.json", "tokenizer/words.json"}
-    assert stored(server)["README.md"].decode() == CARD
+    pushed = {name for name in stored(server) if not name.endswith(".png")}
+    assert pushed == FILES | {"README.md", "results.json", "tokenizer/words.json"}
+    assert_by_hand(stored(server)["README.md"])
     assert server.repository(REPO).at("main").title == "All of it"
     assert_same(from_pretrained(REPO), make())
 
@@ -175,9 +186,9 @@ def test_a_card_that_was_edited_there_is_kept(server: HubServer, api: HfApi, tmp
     api.upload_file(path_or_fileobj=CARD.encode(), path_in_repo="README.md", repo_id=REPO)
     save_pretrained(make(seed=1), folder)
     push_to_hub(folder, REPO)
-    assert stored(server)["README.md"].decode() == CARD
+    assert_by_hand(stored(server)["README.md"])
     push_to_hub(make(seed=2), REPO)
-    assert stored(server)["README.md"].decode() == CARD
+    assert_by_hand(stored(server)["README.md"])
     assert_same(from_pretrained(REPO), make(seed=2))
 
 
@@ -190,7 +201,8 @@ def test_a_push_is_one_commit_that_takes_stale_weights_away(server: HubServer, a
         api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id=REPO)
     before = server.repository(REPO).at("main")
     push_to_hub(make(), REPO)
-    assert set(stored(server)) == FILES | {"models.txt", "inside/model.safetensors"}
+    weights = {name for name in stored(server) if name.endswith((".safetensors", ".json", ".txt"))}
+    assert weights == FILES | {"models.txt", "inside/model.safetensors"}
     assert server.repository(REPO).at("main").parent == before
     assert_same(from_pretrained(REPO), make())
 
@@ -253,13 +265,14 @@ def test_all_files_are_of_the_commit_that_a_branch_named_first(
     server: HubServer, pushed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = save_pretrained(make(seed=1), tmp_path / "model")
-    verify = pretrained._verified
+    find = pretrained._weight_files
 
-    def verify_after_a_push(*arguments: Any) -> Any:
+    def find_after_a_push(*arguments: Any) -> Any:
+        monkeypatch.setattr(pretrained, "_weight_files", find)
         push_to_hub(folder, REPO)
-        return verify(*arguments)
+        return find(*arguments)
 
-    monkeypatch.setattr(pretrained, "_verified", verify_after_a_push)
+    monkeypatch.setattr(pretrained, "_weight_files", find_after_a_push)
     loaded = from_pretrained(REPO)
     assert head(server) != pushed == loaded.provenance["commit"]
     assert_same(loaded, make())
@@ -422,7 +435,7 @@ def test_a_gate_and_a_bad_token_are_told_apart(server: HubServer, pushed: str) -
     with refused("cannot upload", repr(REPO), "401", "is the token right?"):
         push_to_hub(make(), REPO, token="hf_wrong")
     with refused("cannot upload", repr(REPO), "401", "is the token right?"):
-        push_to_hub(make(), REPO, token=False)
+        push_to_hub(make(seed=1), REPO, token=False)
     server._faults.append(Gate("", 1))
     with refused(f"{REPO!r} is gated", "accept its terms", "token"):
         from_pretrained(REPO)
@@ -456,7 +469,7 @@ def test_only_a_whole_checkpoint_is_pushed(server: HubServer, tmp_path: Path) ->
 def test_a_broken_card_stops_a_push(server: HubServer, pushed: str, tmp_path: Path) -> None:
     folder = save_pretrained(make(seed=1), tmp_path / "model")
     (folder / "README.md").write_text("---\nlicense: [\n---\n")
-    with refused("cannot upload", repr(REPO), "YAML"):
+    with refused("README.md", "YAML"):
         push_to_hub(folder, REPO)
     assert head(server) == pushed
 
@@ -551,25 +564,152 @@ def test_a_folder_comes_before_the_hub(
 
 # --- other processes ------------------------------------------------------------------------------------
 
-LOAD = """
-import sys
-sys.stdin.read()  # until all are ready
+TOGETHER = """
+import os, sys, time
+import huggingface_hub.file_download as client
+import torch
+from zoo_core.host import default_host
 from zoo_core.pretrained import from_pretrained
-model = from_pretrained(sys.argv[1])
-print(model.provenance["commit"], sum(float(t.double().sum()) for t in model.state_dict().values()))
+
+default_host()  # and with it all that is to be imported
+
+def load():
+    model = from_pretrained(sys.argv[1])
+    total = sum(float(t.double().sum()) for t in model.state_dict().values())
+    os.write(1, f"{os.getpid()} {model.provenance['commit']} {total}\\n".encode())
+
+def stop(url, file, **rest):
+    if url.endswith("model.safetensors"):
+        file.write(b"half")
+        file.flush()
+        os.write(1, f"{os.getpid()} inside\\n".encode())
+        time.sleep(60)
+    return get(url, file, **rest)
+
+def start(action):
+    pid = os.fork()
+    if not pid:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return pid
+
+def stopping():
+    client.http_get = stop
+    load()
+
+get = client.http_get
+for line in sys.stdin:
+    start({"load": load, "stop": stopping}[line.strip()])
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
 """
 
 
-def test_processes_that_load_at_once_fetch_once(server: HubServer, pushed: str, tmp_path: Path) -> None:
+@pytest.fixture
+def together(server: HubServer, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts a process for each line that it is told: to load, or to stop in the middle of a download."""
     environment = {**os.environ, **server.environment(tmp_path / "home")}
-    command = [sys.executable, "-c", "import torch, huggingface_hub\n" + LOAD, REPO]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen(command, env=environment, text=True, **pipes) for _ in range(3)]
-    for process in processes:
-        process.stdin.close()
-        process.stdin = None
-    outputs = [process.communicate() for process in processes]
-    total = sum(float(t.double().sum()) for t in make().state_dict().values())
-    for output, errors in outputs:
-        assert output.split() == [pushed, str(total)], errors
-    assert server.count("GET .*config.json") == server.count("GET .*model.safetensors") == 1
+    command = [sys.executable, "-c", TOGETHER, REPO]
+    with subprocess.Popen(command, env=environment, text=True, bufsize=1, **pipes) as process:
+        yield process
+
+
+def test_processes_that_load_at_once_fetch_once_also_when_one_is_killed(
+    server: HubServer, pushed: str, tmp_path: Path, together: subprocess.Popen[str]
+) -> None:
+    assert together.stdin
+    assert together.stdout
+    total = str(sum(float(t.double().sum()) for t in make().state_dict().values()))
+    together.stdin.write("stop\n")
+    killed, told = together.stdout.readline().split()
+    assert told == "inside"
+    together.stdin.write("load\n" * 7)
+    while server.count("HEAD .*model.safetensors") < 8:  # all want it
+        time.sleep(0.01)
+    assert server.count("GET .*model.safetensors") == 0
+    os.kill(int(killed), signal.SIGKILL)
+    output, errors = together.communicate(timeout=60)
+    answers = [line.split()[1:] for line in output.splitlines()]
+    assert answers == [[pushed, total]] * 7, errors
+    assert server.count("GET .*model.safetensors") == 1
+    # And who was killed may try again.
+    assert_same(from_pretrained(REPO, cache_dir=tmp_path / "home" / "hub", local_files_only=True), make())
+
+
+# --- caches ---------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Silence(Fault):
+    """The Hub takes the question and does not answer."""
+
+    seconds: float = 1.5
+
+    def befall(self, answer: Callable[[], Response]) -> Response:
+        time.sleep(self.seconds)
+        return answer()
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for_long(
+    server: HubServer, pushed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_pretrained(REPO)
+    monkeypatch.setattr(hub, "PATIENCE", 0.3)
+    server._faults.append(Silence("", 1))
+    asked = len(server.requests)
+    assert seconds(lambda: assert_same(from_pretrained(REPO), make())) < 1.2
+    assert len(server.requests) == asked + 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_cache_is_read(server: HubServer, pushed: str, cache: Path) -> None:
+    from_pretrained(REPO)
+    for path in (cache, *cache.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        for options in ({}, {"revision": pushed}, {"local_files_only": True}):
+            assert_same(from_pretrained(REPO, **options), make())
+    finally:
+        for path in (cache, *cache.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    server: HubServer, pushed: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    get = file_download.http_get
+
+    def fill(url: str, file: Any, **rest: Any) -> None:
+        if url.endswith("model.safetensors"):
+            file.write(b"half")
+            raise full
+        get(url, file, **rest)
+
+    with monkeypatch.context() as patch, refused("'model.safetensors'", repr(REPO), "No space left on device"):
+        patch.setattr(file_download, "http_get", fill)
+        from_pretrained(REPO)
+    assert list(cache.rglob("model.safetensors")) == []
+    assert_same(from_pretrained(REPO), make())
+
+
+def test_a_snapshot_in_the_cache_is_a_folder_too(server: HubServer, pushed: str, cache: Path) -> None:
+    from_pretrained(REPO)
+    (snapshot,) = cache.glob("models--*/snapshots/*")
+    assert (snapshot / "model.safetensors").is_symlink()
+    assert_same(from_pretrained(snapshot), make())
+    # What leads elsewhere than to the blobs is none of the client's links.
+    for target in ("../../../../secret", "../../refs/main", "/etc/hostname"):
+        (snapshot / "config.json").unlink()
+        (snapshot / "config.json").symlink_to(target)
+        (cache.parent / "secret").write_text("{}")
+        with refused("config.json", "leads out of its folder"):
+            from_pretrained(snapshot)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from zoo_core.errors import ConfigError
+from zoo_core.errors import ConfigError, plain
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Bounds:
         return self.low < value < self.high if self.open else self.low <= value <= self.high
 
 
-PositiveInt = Annotated[int, Bounds("a positive integer", low=1)]
+PositiveInt = Annotated[int, Bounds("a positive integer", low=1, high=2**63 - 1)]  # as torch counts
 NonNegativeInt = Annotated[int, Bounds("an integer of at least 0", low=0)]
 PositiveFloat = Annotated[float, Bounds("a number above 0", low=0, open=True)]
 NonNegativeFloat = Annotated[float, Bounds("a number of at least 0", low=0)]
 Probability = Annotated[float, Bounds("a number from 0 to 1", low=0, high=1)]
 Shape = Sequence[PositiveInt]
+
+LONGEST_LIST = 10_000  # items of an argument: a config is written by people
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class Parameter:
         union = get_origin(self.annotation) in (Union, types.UnionType)
         options = get_args(self.annotation) if union else (self.annotation,)
         return any(_is_sequence(option) is listed for option in options if option is not type(None))
+
+    def admits(self, value: Any) -> bool:
+        """Whether the annotation admits a value that is no component."""
+        try:
+            checked(value, self.annotation, self.name)
+        except ConfigError:
+            return False
+        return True
+
+    @property
+    def literals(self) -> list[Any]:
+        """The values that the annotation lists, also inside a sequence."""
+        return _literals(self.annotation)
 
 
 @functools.cache
@@ -120,9 +135,9 @@ def unknown_arguments(given: Sequence[str], known: Sequence[str], path: str) -> 
     """
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name[:80], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known) or 'none'}"
-            raise ConfigError(f"{join(path, name)}: no such argument; {hint}")
+            raise ConfigError(f"{join(path, plain(name, 80))}: no such argument; {hint}")
 
 
 def join(path: str, name: str) -> str:
@@ -202,6 +217,8 @@ def _is_about(error: ConfigError, path: str) -> bool:
 
 def _checked_sequence(value: Any, annotation: Any, path: str) -> tuple[Any, ...]:
     _accept(is_list(value), value, annotation, path)
+    if len(value) > LONGEST_LIST:
+        raise ConfigError(f"{path}: has {len(value)} items; {LONGEST_LIST} at most")
     items = get_args(annotation) or (Any,)
     if not _is_tuple_of_places(annotation):
         items = items[:1] * len(value)
@@ -227,6 +244,12 @@ def _is_sequence(annotation: Any) -> bool:
 def _is_number(value: Any) -> bool:
     # Neither nan, nor infinite, nor an integer that no float can hold.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _literals(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [value for a in get_args(annotation) for value in _literals(a)]
 
 
 def _leaves(annotation: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 2000  # characters of a sentence
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -39,6 +40,12 @@ class Stopped(ZooError):
     """A run was told to stop, has written a checkpoint, and can go on from there."""
 
 
+def plain(text: str, longest: int = 200) -> str:
+    """Words of a stranger inside a sentence: what no terminal shows is escaped, and what is long is cut."""
+    visible = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: longest + 1])
+    return visible if len(visible) <= longest else visible[: longest - 2] + " …"
+
+
 @contextmanager
 def exit_with_sentence() -> Iterator[None]:
     """For commands: an error raised on purpose ends the process with its sentence instead of a traceback.
@@ -58,5 +65,6 @@ def exit_with_sentence() -> Iterator[None]:
 
 
 def _tell(error: Exception, code: int, prefix: str = "error: ") -> int:
-    sys.stderr.write(f"{prefix}{error}\n")  # at once, since other processes of a run may write there too
+    sentence = plain(str(error), LONGEST)
+    sys.stderr.write(f"{prefix}{sentence}\n")  # at once, since other processes of a run may write there too
     return code

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from zoo_core.errors import CheckpointError
 from zoo_core.host import one_line
 
+PATIENCE = 3.0  # seconds; the client's own is 10
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -56,7 +58,8 @@ class Repository:
 def download(repository: str, name: str, revision: str | None, options: Mapping[str, Any]) -> Path:
     """A file's copy in the cache. Costs no request when the revision is a full commit and the copy is there.
 
-    While the Hub is away, the copy that a branch last named stands in.
+    While the Hub is away, the copy that a branch last named stands in; a Hub that does not answer is waited for
+    ``PATIENCE`` seconds then, or as long as the variable ``HF_HUB_ETAG_TIMEOUT`` says.
 
     Raises:
         CheckpointError: it is not there, or cannot be had; says which and why.
@@ -64,7 +67,11 @@ def download(repository: str, name: str, revision: str | None, options: Mapping[
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, **options))
+        cached = huggingface_hub.try_to_load_from_cache(
+            repository, name, cache_dir=options.get("cache_dir"), revision=revision
+        )
+        patience: dict[str, Any] = {"etag_timeout": PATIENCE} if isinstance(cached, str) else {}
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, **patience, **options))
     except Exception as error:  # a lost connection has the HTTP library's own name
         raise CheckpointError(_refusal(error, repository, name, revision)) from error
 

@@ -87,11 +87,11 @@ def read_images(paths: Sequence[str | Path]) -> list[Tensor]:
 
 
 def _read(path: Path) -> Tensor:
-    from PIL import Image
+    from zoo_core.data.decoding import opened
 
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             pixels = numpy.array(picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # on a damaged file Pillow raises whatever its decoder runs into
         raise DataError(f"cannot read an image from {path}: {getattr(error, 'strerror', None) or error}") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)

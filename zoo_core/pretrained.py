@@ -5,7 +5,7 @@ A checkpoint is a folder: ``config.json`` says what to build and lists the weigh
 model's own, such as a tokenizer, are listed in the config as the weights are.
 """
 
-import json
+import math
 import os
 import re
 import shutil
@@ -14,18 +14,26 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar
 
 import torch
 
-from zoo_core import weights
-from zoo_core.arguments import shown
+from zoo_core import budget, weights
+from zoo_core.arguments import Shape, checked, shown
 from zoo_core.components import GenerativeModel
 from zoo_core.config import build, check, describe
 from zoo_core.data import Preprocessing
-from zoo_core.errors import CheckpointError, ConfigError, PluginError, UnknownComponent, ZooError
-from zoo_core.files import whole_folder, write_json
+from zoo_core.errors import CheckpointError, ConfigError, PluginError, UnknownComponent, ZooError, plain
+from zoo_core.files import (
+    named,
+    parse_json,
+    read_bytes,
+    read_json,
+    require_inside,
+    require_regular,
+    whole_folder,
+    write_json,
+)
 from zoo_core.host import PluginHost, Registration, core_version, default_host, one_line
 from zoo_core.hub import Repository
 
@@ -34,27 +42,39 @@ CONFIG, RESULTS = "config.json", "results.json"
 FIELDS = {
     "format": int, "model": dict, "data_shape": list, "preprocessing": dict, "provenance": dict, "weights": dict
 }  # fmt: skip
-LARGEST_CONFIG = 4 * 2**20  # bytes: a config is text written by people
-LARGEST_FILE = 64 * 2**20  # bytes of a file of the model's own, such as a tokenizer
+OTHER_FIELDS = ("library_name", "zoo_core", "plugins", "files")
+# What nobody needs more of, and strangers may ask for.
+LARGEST_FILE = 16 * 2**20  # bytes of a file of the model's own, such as a tokenizer
+MOST_FILES = 1000  # of weights, or of the model's own
+MOST_DIMENSIONS, LARGEST_EXAMPLE = 16, 2**30  # of data_shape: how many, and their product
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A checkpoint in a folder."""
+    """A checkpoint in a folder, or in a folder inside that."""
 
-    path: Path
+    top: Path
+    inside: str = ""
     origin: ClassVar[Mapping[str, str]] = {}
     remedy: ClassVar[str] = ""
+
+    @property
+    def path(self) -> Path:
+        return self.top / self.inside
 
     @property
     def config(self) -> Path:
         return self.file(CONFIG)
 
     def file(self, name: str) -> Path:
-        """Raises CheckpointError if there is no such file."""
-        if not os.path.isfile(self.path / name):
+        """Raises CheckpointError if there is no such file, or if a link leads out of the folder."""
+        path = self.path / name
+        if not os.path.lexists(path):
             raise CheckpointError(f"no file {name!r} in {self.path}")
-        return self.path / name
+        with named(path):
+            require_inside(path, self.top)
+            require_regular(path)
+        return path
 
 
 def save_pretrained(
@@ -113,6 +133,7 @@ def from_pretrained(
     dtype: torch.dtype | str | None = None,
     sha256: str | None = None,
     expected: type[GenerativeModel] = GenerativeModel,
+    max_parameters: float | None = None,
     host: PluginHost | None = None,
 ) -> Any:
     """A model with its weights, in evaluation mode.
@@ -125,6 +146,8 @@ def from_pretrained(
         dtype: of floating-point weights, ``torch.bfloat16`` or ``"bfloat16"``; default as the model builds them.
         sha256: of the weight file, which must then be a single one.
         expected: refuse a checkpoint of another class.
+        max_parameters: refuse a config that asks for more numbers, before any memory is taken; default the variable
+            ``ZOO_MAX_PARAMETERS``, else 2 * 10^10.
 
     Raises:
         UnknownComponent: nothing has that name, or a plugin that the checkpoint needs is missing.
@@ -137,9 +160,13 @@ def from_pretrained(
     source, known = _find(name, revision, _inside(subfolder), {**hub, "force_download": force_download}, host)
     known = "" if variant or subfolder else known
     config = read_config(source.config)
-    model = _empty(config, str(source.config), expected, host)
+    model = _empty(config, str(source.config), expected, host, budget.max_parameters(max_parameters))
     model.preprocessing = _preprocessing(config, source.config)
-    weights.load(model, _verified(source, config, stem, sha256 or known), device=place, dtype=kind)
+    files = _weight_files(source, config, stem, sha256 or known)
+    with weights.held_still([*files]):
+        weights.require_fit(model, [*files], source.remedy)
+        _verify(files, source.remedy)
+        weights.load(model, [*files], device=place, dtype=kind)
     _give_files(model, source, config)
     model.provenance = {**config["provenance"], **source.origin}
     return model.eval()
@@ -276,7 +303,7 @@ def local_folder(folder: Path, inside: str = "") -> Folder:
     """Raises CheckpointError if there is no such folder."""
     if not os.path.isdir(folder):
         raise CheckpointError(f"no such folder: {str(folder)!r}")
-    return Folder(folder / inside)
+    return Folder(folder, inside)
 
 
 def _inside(subfolder: str) -> str:
@@ -307,14 +334,9 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, too large, no JSON, of a newer format, or lacks a field; names the file.
     """
-    try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise CheckpointError(f"{path}: larger than {LARGEST_CONFIG} bytes")
-        config = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: no valid JSON: {one_line(error)}") from None
+    with named(path):
+        require_inside(path, path.parent)
+        config = read_json(path)
     return _checked_fields(config, path)
 
 
@@ -322,36 +344,54 @@ def _checked_fields(config: Any, path: Path) -> dict[str, Any]:
     fields = config if isinstance(config, dict) else {}
     version = fields.get("format")
     if isinstance(version, int) and version > FORMAT:
-        raise CheckpointError(f"{path}: format {version} is newer than this zoo-core; upgrade zoo-core")
+        raise CheckpointError(f"{path}: format {shown(version)} is newer than this zoo-core; upgrade zoo-core")
     for field, form in FIELDS.items():
-        if not isinstance(fields.get(field), form):
+        # Not isinstance: True is no version.
+        if type(fields.get(field)) is not form or (field == "format" and version != FORMAT):
             raise CheckpointError(f"{path}: no zoo checkpoint: the field {field!r} is missing or wrong")
+    for field in fields.keys() - {*FIELDS, *OTHER_FIELDS}:
+        raise CheckpointError(f"{path}: no such field: {shown(field)}")
+    _require_shape(path, fields["data_shape"])
     # A plain name leads nowhere out of the folder.
     _require_digests(path, "weights", fields["weights"], "safetensors files", weights.FILE.fullmatch)
     _require_digests(path, "files", fields.get("files", {}), "plain file names", _is_own_file)
     return fields
 
 
+def _require_shape(path: Path, shape: list[Any]) -> None:
+    try:
+        checked(shape, Shape, "data_shape")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if not 1 <= len(shape) <= MOST_DIMENSIONS or math.prod(shape) > LARGEST_EXAMPLE:
+        limit = f"1 to {MOST_DIMENSIONS} sizes whose product is at most {LARGEST_EXAMPLE}"
+        raise CheckpointError(f"{path}: data_shape: must be {limit}, got {shown(shape)}")
+
+
 def _require_digests(path: Path, field: str, files: Any, what: str, allowed: Callable[[str], Any]) -> None:
+    if isinstance(files, dict) and len(files) > MOST_FILES:
+        raise CheckpointError(f"{path}: {field}: lists {len(files)} files; {MOST_FILES} at most")
     for name, sha256 in files.items() if isinstance(files, dict) else [(files, None)]:
         if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256) and allowed(name)):
             got = f"{shown(name)}: {shown(sha256)}"
             raise CheckpointError(f"{path}: {field}: must be {what} and their SHA-256, got {got}")
 
 
-def _empty(config: Mapping[str, Any], where: str, expected: type[GenerativeModel], host: PluginHost) -> GenerativeModel:
+def _empty(
+    config: Mapping[str, Any], where: str, expected: type[GenerativeModel], host: PluginHost, limit: float = math.inf
+) -> GenerativeModel:
     """The model on the meta device: no memory, no random initialisation."""
     try:
         # Imports the classes: the tensors of a module that is imported on the meta device would stay there.
         check(config["model"], "model", path="model", host=host)
-        with torch.device("meta"):
+        with torch.device("meta"), budget.within(limit):
             model = build(config["model"], "model", host=host, data_shape=tuple(config["data_shape"]))
     except (UnknownComponent, PluginError) as error:
-        raise type(error)(f"{where}: {error}") from error
+        raise type(error)(f"{where}: {plain(str(error), 500)}") from error
     except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+        raise CheckpointError(f"{where}: {plain(str(error), 500)}") from error
     except Exception as error:  # a constructor may fail in any way on arguments that nobody would write
-        reason = shorten(one_line(error), 200, placeholder=" …")
+        reason = plain(one_line(error))
         raise CheckpointError(f"{where}: model: cannot be built on the meta device: {reason}") from error
     if not isinstance(model, expected):
         raise CheckpointError(f"{where}: holds a {type(model).__name__}, not a {expected.__name__}")
@@ -359,8 +399,10 @@ def _empty(config: Mapping[str, Any], where: str, expected: type[GenerativeModel
     return model
 
 
-def _verified(source: Folder | Repository, config: Mapping[str, Any], stem: str, sha256: str) -> list[Path]:
-    """The weight files of a stem, each of which has the SHA-256 that the config says."""
+def _weight_files(
+    source: Folder | Repository, config: Mapping[str, Any], stem: str, sha256: str
+) -> dict[Path, set[str]]:
+    """The weight files of a stem, and the SHA-256 that each must have: as the config says, and as it is known."""
     names = sorted(name for name in config["weights"] if weights.stem_of(name) == stem)
     if not names:
         stems = sorted({f"{weights.stem_of(name)}.safetensors" for name in config["weights"]})
@@ -368,29 +410,42 @@ def _verified(source: Folder | Repository, config: Mapping[str, Any], stem: str,
         raise CheckpointError(f"{source.config}: no weights called '{stem}.safetensors'; listed: {listed}")
     if sha256 and len(names) > 1:
         raise CheckpointError(f"sha256 is given, but there are {len(names)} weight files")
-    paths = [source.file(name) for name in names]
-    for path in paths:
-        for known in filter(None, (config["weights"][path.name], sha256)):
-            weights.verify(path, known, source.remedy)
-    return paths
+    return {source.file(name): {config["weights"][name], *([sha256.lower()] if sha256 else [])} for name in names}
+
+
+def _verify(files: Mapping[Path, set[str]], remedy: str) -> None:
+    for path, known in files.items():
+        for sha256 in sorted(known):
+            weights.verify(path, sha256, remedy)
 
 
 def _give_files(model: GenerativeModel, source: Folder | Repository, config: Mapping[str, Any]) -> None:
     """Hands the model its own files, each of which has the SHA-256 that the config says."""
     listed, needed = config.get("files", {}), sorted(model.files())
     if sorted(listed) != needed:
-        raise CheckpointError(f"{source.config}: files: must list {', '.join(needed) or 'none'}, got {sorted(listed)}")
-    content = {}
-    for name, sha256 in listed.items():
-        path = source.file(name)
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError(f"{path}: larger than {LARGEST_FILE} bytes")
-        weights.verify(path, sha256, source.remedy)
-        content[name] = path.read_bytes()
+        wanted = ", ".join(needed) or "none"
+        raise CheckpointError(f"{source.config}: files: must list {wanted}, got {shown(sorted(listed))}")
+    if not listed:
+        return
+    paths = {name: source.file(name) for name in listed}
+    with weights.held_still([*paths.values()]):
+        content = {name: _own_file(path, listed[name], source.remedy) for name, path in paths.items()}
     try:
         model.take_files(content)
-    except ZooError as error:
-        raise CheckpointError(f"{source.config.parent}: {error}") from error
+    except Exception as error:  # a library may fail in any way on a file that nobody would write
+        reason = str(error) if isinstance(error, ZooError) else one_line(error)
+        raise CheckpointError(f"{', '.join(map(str, paths.values()))}: {plain(reason)}") from error
+
+
+def _own_file(path: Path, sha256: str, remedy: str) -> bytes:
+    with named(path, remedy):
+        require_regular(path, LARGEST_FILE)
+    weights.verify(path, sha256, remedy)
+    with named(path):
+        content = read_bytes(path, LARGEST_FILE)
+        if path.suffix == ".json":
+            parse_json(content)
+    return content
 
 
 def _preprocessing(config: Mapping[str, Any], path: Path) -> Preprocessing:

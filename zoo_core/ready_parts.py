@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo_core import hub
+from zoo_core import budget, hub
 from zoo_core.arguments import join, shown, unknown_arguments
 from zoo_core.components import GenerativeModel
 from zoo_core.config import build, describe
@@ -43,12 +43,14 @@ def build_ready(
     """As ``build``, with the weights and the files of the ready parts; a whole that is ready is loaded.
 
     Raises:
-        ConfigError: a model that is ready does not take data of ``data_shape``.
+        ConfigError: a model that is ready does not take data of ``data_shape``; or it is too large, see ``budget``.
     """
     if isinstance(config, Mapping) and is_ready(config):
         return _of_shape(_loaded(config, "model", host), config, shapes.get("data_shape"))
     ready: dict[str, GenerativeModel] = {}
-    component = build(_spelled_out(config, "", host, ready), kind, host=host, **shapes)
+    whole = _spelled_out(config, "", host, ready)
+    budget.require(whole, kind, host=host, **shapes)
+    component = build(whole, kind, host=host, **shapes)
     for path, part in ready.items():
         place: Any = component.get_submodule(path)
         place.load_state_dict(part.state_dict())

@@ -1,9 +1,11 @@
 """A model's weights as safetensors files: refused unless they are exactly what the model needs, and owned."""
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from zoo_core.errors import CheckpointError
-from zoo_core.files import write_json
+from zoo_core.arguments import shown
+from zoo_core.errors import CheckpointError, plain
+from zoo_core.files import named, parse_json, require_regular, write_json
 from zoo_core.host import one_line
 
-FILE = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)(-\d{5}-of-\d{5})?\.safetensors")
+FILE = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 INDEX = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)\.safetensors\.index\.json")
+
+UNREADABLE = "no readable safetensors file"
+LARGEST_HEADER = 8 * 2**20  # bytes: some 60,000 tensors
 
 # What a checkpoint may hold, by the names in a safetensors header.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -85,7 +91,10 @@ def write(
         raise CheckpointError(f"max_shard_size={max_shard_size!r}: {error}") from error
     ready = _filling_a_storage(tensors)
     for file, names in shards.filename_to_tensors.items():
-        content = {name: _checked(repr(name), tensors[name], storage, copy=name not in ready) for name in names}
+        content = {
+            name: _checked(repr(name), tensors[name], storage, copy=name not in ready, learnt=_is_learnt(tensors[name]))
+            for name in names
+        }
         save_file(content, folder / file, metadata={"format": "pt"})
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
@@ -127,19 +136,29 @@ def _stored_as(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     return dtype if dtype and tensor.is_floating_point() else tensor.dtype
 
 
-def _checked(what: str, tensor: Tensor, dtype: torch.dtype | None, *, copy: bool) -> Tensor:
-    """Floating-point numbers in ``dtype``, none of them nan. Infinity is a number here: masks hold it.
+def _checked(what: str, tensor: Tensor, dtype: torch.dtype | None, *, copy: bool, learnt: bool) -> Tensor:
+    """Floating-point numbers in ``dtype``, none of them nan.
 
     Args:
         copy: also where nothing changes; contiguous.
+        learnt: no infinity either, which is a number in buffers only: masks hold it.
     """
-    if tensor.isnan().any():
-        raise CheckpointError(f"{what} holds nan")
+    _refuse_nan(what, tensor, learnt)
     dtype = _stored_as(tensor, dtype)
     result = tensor.detach().to(dtype=dtype, copy=copy, memory_format=torch.contiguous_format)
     if dtype != tensor.dtype and not torch.equal(result.isinf(), tensor.isinf()):
         raise CheckpointError(f"{what} holds numbers too large for {dtype}")
     return result
+
+
+def _refuse_nan(what: str, tensor: Tensor, learnt: bool) -> None:
+    if not (tensor.is_floating_point() and tensor.numel()):
+        return
+    low, high = (float(end) for end in tensor.detach().aminmax())  # both are nan if one number is
+    if low != low:
+        raise CheckpointError(f"{what} holds nan")
+    if learnt and float("inf") in (-low, high):
+        raise CheckpointError(f"{what} holds inf, which no parameter may be")
 
 
 def digest(path: Path) -> str:
@@ -160,33 +179,67 @@ def verify(path: Path, sha256: str, remedy: str = "") -> None:
     Raises:
         CheckpointError: its hash differs, or it cannot be read.
     """
-    try:
+    with named(path):
+        require_regular(path)
         found = digest(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
     if found != sha256.lower():
         raise CheckpointError(f"{path}: damaged or exchanged: its SHA-256 is {found}, not {sha256}{remedy}")
 
 
+def require_fit(model: nn.Module, files: Sequence[Path], remedy: str = "") -> None:
+    """Refuses files whose headers tell of anything else than the model's tensors; reads no more than the headers.
+
+    Args:
+        remedy: what the user may do about a damaged file.
+
+    Raises:
+        CheckpointError: a file is no safetensors file, or does not fit.
+    """
+    _refuse_differences(_forms(_named(model)), _forms_in(files, remedy), f"{files[0]}: does not fit its config")
+
+
 def load(model: nn.Module, files: Sequence[Path], *, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Gives a model that was built on the meta device the tensors in the files, as copies in memory.
+    """Gives a model that was built on the meta device the tensors in files that fit it, as copies in memory.
 
     Args:
         dtype: of floating-point tensors; default as the model has them.
 
     Raises:
-        CheckpointError: the files are unreadable, or hold anything else than the model's tensors.
+        CheckpointError: a tensor holds what is no number.
     """
-    wanted = _named(model)
-    _refuse_differences(_forms(wanted), _forms_in(files), f"{files[0]}: does not fit its config")
-    tensors = {}
+    wanted, tensors = _named(model), {}
     for path in files:
         for name, tensor in _tensors(path):
             kind = dtype if dtype and wanted[name].is_floating_point() else wanted[name].dtype
-            own = _checked(f"{path}: {name!r}", tensor, kind, copy=MAPPED).to(device)
+            learnt = _is_learnt(wanted[name])
+            own = _checked(f"{path}: {name!r}", tensor, kind, copy=MAPPED, learnt=learnt).to(device)
             tensors[name] = _like(wanted[name], own)
     state = {name: tensors[names[0]] for names in _names(model) for name in names}
     model.load_state_dict(state, assign=True)
+
+
+@contextmanager
+def held_still(files: Sequence[Path]) -> Iterator[None]:
+    """Refuses files that change inside: what was checked would not be what was loaded.
+
+    Raises:
+        CheckpointError: naming the first of them.
+    """
+    before = [_state(path) for path in files]
+    yield
+    for path, state in zip(files, before, strict=True):
+        if _state(path) != state:
+            raise CheckpointError(f"{path}: has changed while it was read; try again")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    with named(path):
+        found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _is_learnt(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter)
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
@@ -202,25 +255,63 @@ class _Form(NamedTuple):
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.shape}"
+        return f"{plain(self.kind, 20)} {shown(self.shape)}"
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, _Form]:
     return {name: _Form(KINDS[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def _forms_in(files: Iterable[Path]) -> dict[str, _Form]:
+def _forms_in(files: Iterable[Path], remedy: str) -> dict[str, _Form]:
     """From the files' headers, so that nothing is read if anything is wrong."""
     forms: dict[str, _Form] = {}
     for path in files:
-        with _opened(path) as file:
-            for name in sorted(file.keys()):
-                if name in forms:
-                    raise CheckpointError(f"{path}: {name!r} is in another file too")
-                tensor = file.get_slice(name)
-                kind = tensor.get_dtype()
-                forms[name] = _Form(KINDS.get(kind, kind), tuple(tensor.get_shape()))
+        with named(path, remedy):
+            found = _forms_told(path)
+        for name in found:
+            if name in forms:
+                raise CheckpointError(f"{path}: {shown(name)} is in another file too")
+        forms |= found
     return forms
+
+
+def _forms_told(path: Path) -> dict[str, _Form]:
+    """What a header tells, once its length is known to be true; what it tells of bytes safetensors checks later.
+
+    Raises:
+        ValueError: it is no header. OSError: it cannot be read.
+    """
+    size = require_regular(path).st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(LARGEST_HEADER, size - 8):
+            raise ValueError(f"{UNREADABLE}: a header of {length} bytes, in a file of {size}")
+        try:
+            header = {k: v for k, v in sorted(parse_json(file.read(length)).items()) if k != "__metadata__"}
+            forms = {name: _form(told) for name, told in header.items()}
+            _require_bytes(header, forms, size - 8 - length)
+            return forms
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"{UNREADABLE}: header: {plain(one_line(error))}") from None
+
+
+def _form(told: Any) -> _Form:
+    kind, shape = told["dtype"], told["shape"]
+    if not isinstance(kind, str) or not all(type(length) is int for length in shape):
+        raise ValueError("a tensor's dtype or shape is none")
+    return _Form(KINDS.get(kind, kind), tuple(shape))
+
+
+def _require_bytes(header: Mapping[str, Any], forms: Mapping[str, _Form], size: int) -> None:
+    """Refuses tensors of other lengths than their forms have, and bytes that are of no tensor: nobody hashes those."""
+    for name, told in header.items():
+        begin, end = told["data_offsets"]
+        known = (FLOATS | INTEGERS).get(told["dtype"])
+        if known and end - begin != known.itemsize * math.prod(forms[name].shape):
+            raise ValueError(f"{shown(name)} has {end - begin} bytes, which is not its shape")
+        size -= end - begin
+    if size:
+        raise ValueError(f"{size} bytes more than its tensors have")
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -232,16 +323,16 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", **({} if MAPPED else {"backend": "pread"}))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: no readable safetensors file: {one_line(error)}") from None
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
+        raise CheckpointError(f"{path}: {UNREADABLE}: {plain(one_line(error))}") from None
 
 
 def _refuse_differences(wanted: Mapping[str, _Form], found: Mapping[str, _Form], complaint: str) -> None:
     """Refuses tensors that are missing, left over, or of another form; names at most five of them."""
-    problems = [f"{name!r} is missing" for name in wanted if name not in found]
-    problems += [f"{name!r} is not in the model" for name in found if name not in wanted]
+    problems = [f"{shown(name)} is missing" for name in wanted if name not in found]
+    problems += [f"{shown(name)} is not in the model" for name in found if name not in wanted]
     problems += [
-        f"{name!r} is {found[name]}, not {wanted[name]}"
+        f"{shown(name)} is {found[name]}, not {wanted[name]}"
         for name in wanted
         if name in found and found[name] != wanted[name]
     ]

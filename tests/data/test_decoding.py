@@ -1,7 +1,9 @@
 """Decoding: every kind of picture to uint8 (N, C, H, W), and what is refused."""
 
 import io
+import os
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,11 +110,27 @@ def test_refuses_deep_images():
 
 def test_refuses_an_image_that_would_fill_the_memory(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    with (
-        pytest.raises(DataError, match="MAX_IMAGE_PIXELS"),
-        pytest.warns(Image.DecompressionBombWarning),
-    ):
+    with warnings.catch_warnings(record=True), pytest.raises(DataError, match="MAX_IMAGE_PIXELS"):
         decoded(encoded(GREY))
+    # Pillow's own warning is an error wherever pictures are decoded, as in a process of its own.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with pytest.raises(DataError, match="exceeds limit"):
+            decoded(encoded(GREY))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "SGI"])
+def test_pillow_runs_no_other_program_and_no_rare_decoder(kind):
+    file = io.BytesIO()
+    Image.fromarray(COLOUR).save(file, kind)
+    with pytest.raises(DataError, match="image 0 of pictures cannot be used: cannot identify"):
+        decoded(file.getvalue())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    with pytest.raises(DataError, match="no regular file"):
+        decoded({"bytes": None, "path": str(tmp_path / "image.png")})
 
 
 def test_refuses_nothing_at_all():

@@ -1,10 +1,12 @@
 """Encoded images to one uint8 tensor, in parallel threads."""
 
 import io
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -14,7 +16,11 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from zoo_core.data.sizes import Size
-from zoo_core.errors import DataError
+from zoo_core.errors import DataError, plain
+from zoo_core.files import require_regular
+
+# Beyond its limit Pillow warns, and decodes all the same.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 Pixels = npt.NDArray[np.uint8]
 In = TypeVar("In")
@@ -22,6 +28,8 @@ Out = TypeVar("Out")
 
 SMALL = 64 * 64  # pixels
 GREY = ("1", "L", "LA", "La")
+# Not EPS, which Pillow hands to another program, nor what few use and fewer test.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 BEYOND_8_BITS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -70,6 +78,11 @@ def decode_rows(source: str, numbers: Sequence[int], items: Sequence[Any], size:
     return map_ahead(decode, rows, workers) if workers > 1 else map(decode, rows)
 
 
+def held(items: Iterable[Any]) -> list[Any]:
+    """Images that rows hold themselves: a path in a row that a stranger wrote leads wherever the stranger wants."""
+    return [{"bytes": item.get("bytes")} if isinstance(item, dict) else item for item in items]
+
+
 def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
     """``map`` in threads and in order, with few items in memory at a time."""
     with ThreadPoolExecutor(workers) as pool:
@@ -84,7 +97,7 @@ def map_ahead(function: Callable[[In], Out], items: Iterable[In], workers: int) 
 def _workers(item: Any) -> int:
     """How many threads pay, by the first image: on small ones they wait for the interpreter."""
     try:
-        with Image.open(_file(item)) as image:
+        with opened(_file(item)) as image:
             return torch.get_num_threads() if image.width * image.height >= SMALL else 1
     except Exception:  # told, with its number, when it is decoded
         return 1
@@ -109,10 +122,10 @@ def _join(source: str, parts: Sequence[Pixels]) -> Pixels:
 
 def _decode(source: str, number: int, item: Any, size: Size | None) -> Pixels:
     try:
-        with Image.open(_file(item)) as image:
+        with opened(_file(item)) as image:
             return _pixels(image, size)
     except Exception as error:  # on a damaged file Pillow raises whatever its decoder runs into
-        reason = str(error) or type(error).__name__
+        reason = plain(str(error)) or type(error).__name__
         raise DataError(f"image {number} of {source} cannot be used: {reason}") from error
 
 
@@ -139,10 +152,23 @@ def _pixels(image: Image.Image, size: Size | None) -> Pixels:
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
-def _require_usable(image: Image.Image) -> None:
-    """Refuses, before anything is decoded, what would fill the memory or lose precision."""
+def opened(file: IO[bytes] | str | Path) -> Image.Image:
+    """An image of which only the header has been read, and which will not fill the memory.
+
+    Raises:
+        Exception: it is none; Pillow raises whatever its decoder runs into.
+    """
+    if isinstance(file, str | Path):
+        require_regular(Path(file))  # a pipe would never end
+    image = Image.open(file, formats=FORMATS)
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
+        image.close()
         raise ValueError(f"{image.width}x{image.height} is above PIL.Image.MAX_IMAGE_PIXELS = {limit}")
+    return image
+
+
+def _require_usable(image: Image.Image) -> None:
+    """Refuses what would lose precision."""
     if image.mode in BEYOND_8_BITS:
         raise ValueError(f"it is deeper than 8 bits (mode {image.mode}); convert it first")

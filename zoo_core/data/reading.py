@@ -1,5 +1,6 @@
 """Rows of Hugging Face data sets to columns. Imports ``datasets``: import it where it is needed."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -11,11 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from zoo_core.data.decoding import decode_images
+from zoo_core.data.decoding import decode_images, held
 from zoo_core.data.features import find_columns
 from zoo_core.data.sizes import Size
 from zoo_core.data.strings import Strings
-from zoo_core.errors import DataError
+from zoo_core.errors import DataError, plain
 
 Columns = dict[str, Tensor | Strings]
 
@@ -30,6 +31,7 @@ def local_builder(place: Path, config: str | None, scratch: str) -> datasets.Dat
     """
     if place.is_dir():
         folder = _builder(str(place), path=str(place), name=config, cache_dir=scratch)
+        _require_inside(place, folder)
         return _require_unpacked(place, _without_splits_as_labels(folder))
     if place.suffix != ".parquet":
         raise DataError(f"{place} is no data set: give a folder or a .parquet file")
@@ -43,6 +45,14 @@ def _require_unpacked(place: Path, builder: datasets.DatasetBuilder) -> datasets
     if archive:
         raise DataError(f"{place} holds an archive, {Path(archive).name}: unpack it first")
     return builder
+
+
+def _require_inside(place: Path, builder: datasets.DatasetBuilder) -> None:
+    """Refuses a README that names files beside the folder. Links in it are its owner's, and are followed."""
+    tops = tuple(os.path.join(top, "") for top in (os.path.abspath(place), os.path.realpath(place)))
+    for name in chain.from_iterable((builder.config.data_files or {}).values()):
+        if not os.path.abspath(name).startswith(tops):
+            raise DataError(f"{place} names a file beside it, {plain(str(name))}")
 
 
 def _without_splits_as_labels(builder: Any) -> datasets.DatasetBuilder:
@@ -105,7 +115,9 @@ def read(
     require_split(source, builder, split)
     rows = rows_of(source, builder, split, streaming=streaming)
     names = find_columns(source, rows.features or {}, chosen)
-    return _decode(source, tables(source, as_stored(rows, names)), size, names)
+    # A folder of images has their paths, as datasets found them; a parquet file may hold any.
+    kept = list if hasattr(builder.config, "drop_labels") else held
+    return _decode(source, tables(source, as_stored(rows, names)), size, names, kept)
 
 
 def require_split(source: str, builder: Any, split: str) -> None:
@@ -142,13 +154,19 @@ def tables(source: str, rows: Any) -> Iterator[pa.Table]:
         yield from rows.with_format("arrow").iter(CHUNK)
 
 
-def _decode(source: str, parts: Iterator[pa.Table], size: Size | None, names: Mapping[str, str]) -> Columns:
+def _decode(
+    source: str,
+    parts: Iterator[pa.Table],
+    size: Size | None,
+    names: Mapping[str, str],
+    stored: Callable[[list[Any]], list[Any]],
+) -> Columns:
     kept: list[pa.Table] = []
 
     def images() -> Iterator[Sequence[Any]]:
         for table in parts:
             kept.append(table.drop_columns([names["image"]]))
-            yield table[names["image"]].to_pylist()
+            yield stored(table[names["image"]].to_pylist())
 
     image = decode_images(source, images(), size)
     return {"image": image, **small_columns(source, pa.concat_tables(kept), names)}

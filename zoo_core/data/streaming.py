@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo_core.data.background import in_threads
 from zoo_core.data.byte_ranges import Files
 from zoo_core.data.dataset import Batch, Dataset, checked_places
-from zoo_core.data.decoding import Pixels, decode_rows
+from zoo_core.data.decoding import Pixels, decode_rows, held
 from zoo_core.data.features import find_columns
 from zoo_core.data.keys import DECODER
 from zoo_core.data.reading import as_stored, require_split, rows_of, small_columns, tables
@@ -172,7 +172,7 @@ class ParquetRows:
 
     def stored(self, places: Tensor) -> Stored:
         rows = self._groups.take(places)
-        return Stored(rows[self._image].to_pylist(), rows.drop_columns([self._image]))
+        return Stored(held(rows[self._image].to_pylist()), rows.drop_columns([self._image]))
 
     def order(self, seed: int) -> Tensor:
         return self._groups.order(seed)

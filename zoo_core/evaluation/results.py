@@ -1,6 +1,5 @@
 """``results.json``: what was measured of a model, and all that is needed to measure it again."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from zoo_core.data import Dataset
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.evaluation.measuring import evaluate
 from zoo_core.evaluation.sharing import position
+from zoo_core.files import named, read_json, require_inside
 from zoo_core.host import PluginHost, core_version, default_host
 from zoo_core.metrics import Measurement
 
@@ -99,10 +99,9 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         return []
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: no valid JSON: {error}") from None
+    with named(path):
+        require_inside(path, path.parent)
+        content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: must hold results of format {FORMAT}; measure again with zoo eval")
     evaluations = content.get("evaluations")

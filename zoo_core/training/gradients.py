@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from zoo_core import budget
 from zoo_core.components import AdversarialLoss, Batch, Component, GenerativeModel, Loss, LossOutput
 from zoo_core.config import build
 from zoo_core.errors import TrainingError
@@ -55,6 +56,7 @@ class GradientRun(Run):
         self.order = Order(self.data, settings, self.processes.world)
         self.steps, self.examples_per_step = self.order.steps(settings), settings.batch
         adapt(self.model, freeze=settings.freeze, lora=settings.lora)
+        budget.require(self.recipe.loss, "loss", host=self.host, **_shapes(self.model))
         self.loss: Loss = build(self.recipe.loss, "loss", host=self.host, **_shapes(self.model))
         self.objective = Objective(self.model, self.loss, bf16=self._bf16())
         self._lay_out()

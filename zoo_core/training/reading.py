@@ -2,8 +2,11 @@
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,12 +15,18 @@ import yaml
 from zoo_core.arguments import checked, join, parameters, shown, unknown_arguments
 from zoo_core.components import StatisticalModel
 from zoo_core.config import check
-from zoo_core.errors import ConfigError, UnknownComponent
+from zoo_core.errors import ConfigError, UnknownComponent, plain
+from zoo_core.files import DEEPEST_JSON, read_bytes
 from zoo_core.host import PluginHost, default_host
 from zoo_core.ready_parts import spelled_out
 from zoo_core.training.recipe import Data, Evaluation, Recipe, Training
 
 Section = TypeVar("Section")
+
+LARGEST_YAML = 2**18  # characters: a recipe is written by people
+MOST_VALUES = 100_000
+_NUMBER = re.compile(r"[-+\w.:]{1,40}(?<!nan)(?<!inf)", re.IGNORECASE)
+TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = (), *, host: PluginHost | None = None) -> Recipe:
@@ -37,10 +46,19 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = (), *, host: Plug
 def recipe_content(source: str | Path, *, host: PluginHost | None = None) -> dict[str, Any]:
     """What a recipe's file says, unchecked. Raises as ``read_recipe``."""
     path = find_recipe(source, host or default_host())
-    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    content = parse_yaml(_text(path), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping, this is {shown(content)}")
     return {"name": path.stem, **content}
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path, 4 * LARGEST_YAML).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: no UTF-8 at byte {error.start}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -141,12 +159,21 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a string and ``no`` for false; everybody means the number and the word."""
+    """YAML 1.1 takes 1e-3 for a string, ``no`` for false and 2024-01-01 for no string; everybody means the other."""
 
     yaml_implicit_resolvers = {
-        letter: [(tag, form) for tag, form in known if tag != "tag:yaml.org,2002:bool"]
+        letter: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("bool", "timestamp")]
         for letter, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+    level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.level += 1
+        if self.level > DEEPEST_JSON:
+            raise ValueError(f"more than {DEEPEST_JSON} levels deep")
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
@@ -156,8 +183,56 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """What the text says; ``where`` begins the message of the ConfigError if it is no YAML."""
+    """What the text says, as JSON could say it: no tags, no key twice, and nothing that grows when it is read.
+
+    Raises:
+        ConfigError: it is no such YAML; begins with ``where``.
+    """
+    if len(text) > LARGEST_YAML:
+        raise ConfigError(f"{where}: larger than {LARGEST_YAML} characters")
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _require_plain(node, {})
+        return loader.construct_document(node) if node else None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: no valid YAML: {plain(' '.join(str(error).split()), 500)}") from None
+
+
+def _require_plain(node: Any, sizes: dict[int, int]) -> int:
+    """How many values a node stands for, once every alias in it is written out.
+
+    Args:
+        sizes: of the nodes seen so far by their ids; 0 while their inside is looked at.
+
+    Raises:
+        ValueError: too many, or there is something else in it than JSON has.
+    """
+    if node is None or sizes.get(id(node)):
+        return sizes.get(id(node), 0)
+    if id(node) in sizes:
+        raise ValueError("an alias stands inside of what it stands for")
+    if node.tag not in TAGS:
+        raise ValueError(f"the tag {shown(node.tag)} is not allowed")
+    sizes[id(node)] = 0
+    if isinstance(node, yaml.MappingNode):
+        _require_unique(node)
+    if node.tag.endswith((":int", ":float")) and not _NUMBER.fullmatch(node.value):
+        raise ValueError(f"{shown(node.value)} is no number that JSON has")
+    sizes[id(node)] = 1 + sum(_require_plain(child, sizes) for child in _children(node))
+    if sizes[id(node)] > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values, with its aliases written out")
+    return sizes[id(node)]
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _require_unique(mapping: yaml.MappingNode) -> None:
+    names = Counter(key.value for key, _ in mapping.value if isinstance(key, yaml.ScalarNode))
+    name, times = max(names.items(), key=itemgetter(1), default=("", 1))
+    if times > 1:
+        raise ValueError(f"the key {shown(name)} stands twice in one mapping")

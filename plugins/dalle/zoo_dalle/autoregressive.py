@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from zoo_core import Batch, ConfigError, DataError, GenerativeModel, NonNegativeInt, PositiveInt, Shape
 from zoo_dalle.dalle import taken
+from zoo_dalle.masks import Depth
 from zoo_dalle.stream import Stream
 from zoo_dalle.writing import Choice, last, write_codes
 
@@ -37,7 +38,7 @@ class Autoregressive(GenerativeModel):
         codebook_size: PositiveInt,
         classes: NonNegativeInt = 0,
         dim: PositiveInt = 128,
-        depth: PositiveInt = 4,
+        depth: Depth = 4,
         heads: PositiveInt = 4,
         checkpointing: bool = False,
     ) -> None:

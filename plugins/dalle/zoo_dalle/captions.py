@@ -10,7 +10,8 @@ from zoo_core import Bounds, ConfigError, DataError, GenerativeModel
 from zoo_core.data import Dataset
 from zoo_dalle.tokenizer import CaptionTokenizer
 
-Vocabulary = Annotated[int, Bounds("an integer of at least 256, one for each byte", low=256)]
+# tokenizers takes memory for all of them at once.
+Vocabulary = Annotated[int, Bounds("an integer from 256, one for each byte, to 2^20", low=256, high=2**20)]
 TooLong = Literal["truncate", "refuse"]
 
 TOKENIZER = "tokenizer.json"

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from zoo_core import Batch, ConfigError, DataError, GenerativeModel, NonNegativeFloat, PositiveInt, Quantizer
 from zoo_dalle.captioned import Captioned
 from zoo_dalle.captions import CaptionReader, TooLong, Vocabulary
-from zoo_dalle.masks import Masks
+from zoo_dalle.masks import Depth, Masks
 from zoo_dalle.reranking import Scorer, best
 from zoo_dalle.stream import Stream
 from zoo_dalle.tokenizer import CaptionTokenizer, padded
@@ -64,7 +64,7 @@ class DALLE(CaptionReader):
         vocabulary: Vocabulary = 2048,
         text_length: PositiveInt = 32,
         dim: PositiveInt = 256,
-        depth: PositiveInt = 6,
+        depth: Depth = 6,
         heads: PositiveInt = 8,
         attention: Masks = "full",
         checkpointing: bool = False,
@@ -77,7 +77,7 @@ class DALLE(CaptionReader):
         quantizer = require_grid(first_stage)
         self.data_shape, self.codes_shape = tuple(first_stage.data_shape), tuple(quantizer.codes_shape)
         self.vocabulary, self.text_length = vocabulary, text_length
-        self.tokenizer = CaptionTokenizer.train([], vocabulary)
+        self.tokenizer = CaptionTokenizer.train([], 256)
         text = (vocabulary, text_length)
         self.stream = Stream(
             1, quantizer.codebook_size, self.codes_shape, dim, depth, heads,

@@ -8,11 +8,14 @@ Zero-shot text-to-image generation (Ramesh et al., 2021), section 2.2 and figure
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from zoo_core import Bounds
+
+Depth = Annotated[int, Bounds("an integer from 1 to 1000", low=1, high=1000)]  # a mask is listed for each layer
 Mask = Literal["full", "row", "column", "convolutional"]
 Masks = Literal["full", "row", "column", "convolutional", "dalle"]
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo_core import Batch, ConfigError, DataError, Encoder, GenerativeModel, PositiveInt
 from zoo_dalle.captions import CaptionReader, Vocabulary
-from zoo_dalle.masks import Layout
+from zoo_dalle.masks import Depth, Layout
 from zoo_dalle.stream import embedding as table
 from zoo_dalle.tokenizer import CaptionTokenizer, padded
 from zoo_dalle.transformer import Transformer
@@ -73,7 +73,7 @@ class Scorer(CaptionReader):
         vocabulary: Vocabulary = 1024,
         text_length: PositiveInt = 32,
         dim: PositiveInt = 96,
-        depth: PositiveInt = 3,
+        depth: Depth = 3,
         heads: PositiveInt = 4,
     ) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Scorer(CaptionReader):
             raise ConfigError(f"dim: must be a multiple of the {heads} heads, got {dim}")
         self.encoder, self.data_shape = encoder, tuple(encoder.data_shape)
         self.vocabulary, self.text_length = vocabulary, text_length
-        self.tokenizer = CaptionTokenizer.train([], vocabulary)
+        self.tokenizer = CaptionTokenizer.train([], 256)
         self.text = CaptionEncoder(vocabulary, text_length, dim, depth, heads)
         self.of_image = nn.Linear(math.prod(encoder.latent_shape), embedding, bias=False)
         self.of_text = nn.Linear(dim, embedding, bias=False)

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from zoo_core import CheckpointError, ConfigError, DataError
 
+# What a tokenizer consists of beside its model, and what it has none of.
+PARTS = {"normalizer": "Lowercase", "pre_tokenizer": "ByteLevel", "decoder": "ByteLevel"}
+UNUSED = ("truncation", "padding", "added_tokens", "post_processor")
+
 
 class CaptionTokenizer:
     """Byte-pair encoding of lower-cased UTF-8: every string has tokens, and they give it back.
@@ -28,13 +32,11 @@ class CaptionTokenizer:
     def __init__(self, serialized: str) -> None:
         from tokenizers import Tokenizer
 
+        self.model: dict[str, Any] = _model(serialized)
         try:
             self.tokenizer: Any = Tokenizer.from_str(serialized)
         except Exception as error:  # tokenizers raises a bare Exception
             raise CheckpointError(f"no tokenizer: {' '.join(str(error).split())}") from None
-        self.model: dict[str, Any] = json.loads(serialized)["model"]
-        if self.model.get("type") != "BPE":
-            raise CheckpointError(f"no tokenizer of byte pairs: its model is {self.model.get('type')!r}")
 
     @classmethod
     def train(cls, captions: Iterable[str], vocabulary: int) -> "CaptionTokenizer":
@@ -110,6 +112,30 @@ class CaptionTokenizer:
         """How early each pair is merged."""
         merges = (m.split(" ") if isinstance(m, str) else m for m in self.model["merges"])
         return {(left, right): rank for rank, (left, right) in enumerate(merges)}
+
+
+def _model(serialized: str) -> dict[str, Any]:
+    """The part ``model`` of a tokenizer that is made of what ``train`` makes it of, and of nothing else.
+
+    tokenizers knows parts that search by any expression, or pad to any length: a file could ask for both.
+
+    Raises:
+        CheckpointError: it is another tokenizer, or its tokens are not numbered from 0.
+    """
+    try:
+        told = json.loads(serialized)
+        model: dict[str, Any] = told["model"]
+        kinds = {part: (told[part] or {}).get("type") for part in ("model", *PARTS)}
+        idle = [part for part in UNUSED if told[part]]
+        numbers = sorted(model["vocab"].values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"no tokenizer: {type(error).__name__}: {' '.join(str(error).split())}") from None
+    if kinds != {"model": "BPE", **PARTS} or idle:
+        got = ", ".join(map(repr, [*kinds.values(), *idle]))
+        raise CheckpointError(f"no tokenizer of byte pairs: it consists of {got}")
+    if numbers != [*range(len(numbers))]:
+        raise CheckpointError("no tokenizer: its tokens are not numbered from 0")
+    return model
 
 
 def padded(tokens: Sequence[Sequence[int]], length: int, end: int) -> Tensor:
