@@ -28,7 +28,7 @@ from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from socket import SHUT_RDWR, socket
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlencode
 
 import yaml
 
@@ -456,13 +456,19 @@ PAGES = "/(?:(?P<kind>datasets|spaces)/)?(?P<id>[^/]+/[^/]+)"
 REVISION = "(?P<revision>[^/]+)"
 
 
+def next_page(request: Request, start: int) -> Headers:
+    query = urlencode({**request.query, "cursor": [str(start)]}, doseq=True)
+    return {"Link": f'<{request.origin}{request.target}?{query}>; rel="next"'}
+
+
 class Hub:
     """The answers of the Hub to a user with the token `token`, and to strangers."""
 
-    def __init__(self, user: str, token: str, lfs_threshold: int) -> None:
+    def __init__(self, user: str, token: str, lfs_threshold: int, page: int) -> None:
         self.user = user
         self.token = token
         self.lfs_threshold = lfs_threshold
+        self.page = page
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.bucket: dict[str, bytes] = {}
         self._ticks = count()
@@ -547,9 +553,12 @@ class Hub:
         found = [info for info in infos if matches(info, request.query)]
         for key in request.query.get("sort", ()):
             found.sort(key=lambda info: info[key], reverse=True)
-        limit = int(request.query.get("limit", [str(len(found))])[0])
+        start, size = (
+            int(request.query.get(key, [str(usual)])[0]) for key, usual in (("cursor", 0), ("limit", self.page))
+        )
         fields = listed_fields(request.query)
-        return as_json([only(fields, info) for info in found[:limit]])
+        page = [only(fields, info) for info in found[start : start + size]]
+        return as_json(page, headers=next_page(request, start + size) if start + size < len(found) else NO_HEADERS)
 
     @route("GET", f"{API}(?:/revision/{REVISION})?")
     def repository_info(self, request: Request, repository: Repository, revision: str = "main") -> Response:
@@ -855,12 +864,15 @@ class HubServer:
     """A Hub on 127.0.0.1 for the length of a `with` block.
 
     Files of more than `lfs_threshold` bytes go through large file storage, others into the commit.
+    A listing of repositories comes in pages of `page`.
     A `pattern` is a regular expression searched in `METHOD /path`. Faults apply in the order in
     which they were asked for, each to the requests that match it.
     """
 
-    def __init__(self, *, user: str = "tester", token: str = "hf_tester", lfs_threshold: int = 4096) -> None:
-        self.hub = Hub(user, token, lfs_threshold)
+    def __init__(
+        self, *, user: str = "tester", token: str = "hf_tester", lfs_threshold: int = 4096, page: int = 1000
+    ) -> None:
+        self.hub = Hub(user, token, lfs_threshold, page)
         self.token = token
         self.requests: list[Seen] = []
         self._faults: list[Fault] = []

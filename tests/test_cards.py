@@ -91,6 +91,15 @@ class TestText:
         errors, _ = review_card(card(trained, "me/small"))
         assert errors == []
 
+    @pytest.mark.parametrize(
+        "record", [{"recipe": {"training": 3}}, {"recipe": {"data": {"name": "digits"}, "training": {}}}, {"prior": {}}]
+    )
+    def test_what_is_not_recorded_is_told_in_a_sentence(self, folder: Path, record: dict[str, Any]) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "provenance": record}))
+        with pytest.raises(CheckpointError, match="does not record what a card tells"):
+            card(folder, "me/small")
+
     def test_its_commands_give_its_numbers(self, folder: Path) -> None:
         """Under other data, metrics, extractor, seed and batch than the recipe's too."""
         model = from_pretrained(folder)

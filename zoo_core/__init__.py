@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test keeps it equal t
     from zoo_core.metrics import Measurement as Measurement
     from zoo_core.metrics import Metric as Metric
     from zoo_core.metrics import SampleMetric as SampleMetric
+    from zoo_core.pins import published as published
     from zoo_core.pretrained import from_pretrained as from_pretrained
     from zoo_core.pretrained import save_pretrained as save_pretrained
     from zoo_core.publishing import push_to_hub as push_to_hub
@@ -99,6 +100,7 @@ _PUBLIC = {
     "zoo_core.hookspecs": ("ZooHooks", "hookimpl"),
     "zoo_core.host": ("PluginHost", "default_host"),
     "zoo_core.metrics": ("Extractor", "Measurement", "Metric", "SampleMetric"),
+    "zoo_core.pins": ("published",),
     "zoo_core.pretrained": ("from_pretrained", "save_pretrained"),
     "zoo_core.publishing": ("push_to_hub",),
     "zoo_core.specs": (

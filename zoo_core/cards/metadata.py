@@ -1,18 +1,43 @@
 """What the Hub reads of a card: its front matter, with the results as ``model-index``."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from zoo_core.cards.commands import checking, evaluating
-from zoo_core.host import default_host
+from zoo_core.errors import CheckpointError, ZooError
+from zoo_core.host import default_host, one_line
 from zoo_core.specs import ModelSpec
+
+
+class Unrecorded(CheckpointError):
+    """A checkpoint does not record how it came about as the zoo does, so that no card can tell it."""
+
+
+@contextmanager
+def reading_records(folder: Path) -> Iterator[None]:
+    """Raises Unrecorded where what a folder records is not there, or is something else."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unrecorded(f"{folder} does not record what a card tells: {one_line(error)}") from error
+
 
 
 def front_matter(config: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
     """YAML between two lines of dashes, of a checkpoint's config and of what was measured of it."""
+    fields = metadata(config, evaluations, name)
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def metadata(config: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The fields of a card's front matter; ``name`` is what users load."""
     from huggingface_hub import ModelCardData
 
     trained_on = config.get("provenance", {}).get("recipe", {}).get("data", {}).get("name")
@@ -27,7 +52,7 @@ def front_matter(config: Mapping[str, Any], evaluations: Sequence[Mapping[str, A
         eval_results=[r for evaluation in evaluations for r in _results(config, evaluation, name)] or None,
     )
     fields: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
+    return fields
 
 
 def spec_of(config: Mapping[str, Any]) -> ModelSpec:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo_core.cards.commands import checking, evaluating
-from zoo_core.cards.metadata import front_matter, spec_of
+from zoo_core.cards.metadata import front_matter, reading_records, spec_of
 from zoo_core.cards.pictures import PICTURES
 from zoo_core.errors import CheckpointError
 from zoo_core.evaluation import read_results, rounded
@@ -30,8 +30,9 @@ def card(folder: str | Path, name: str, *, pictures: str | Path | None = None) -
     folder, shown = Path(folder), Path(pictures or folder)
     config, evaluations = read_config(folder / CONFIG), read_results(folder / RESULTS)
     size = sum((folder / file).stat().st_size for file in config["weights"])
-    lines = _lines(config, evaluations, name, shown, size)
-    text = front_matter(config, evaluations, name) + "\n" + "\n".join(lines) + "\n"
+    with reading_records(folder):
+        lines = _lines(config, evaluations, name, shown, size)
+        text = front_matter(config, evaluations, name) + "\n" + "\n".join(lines) + "\n"
     try:
         ModelCard(text)
     except ValueError as error:

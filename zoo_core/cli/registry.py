@@ -1,4 +1,4 @@
-"""``zoo list``, ``zoo show``, ``zoo plugins``: what is installed. None of them needs torch but ``show``."""
+"""``zoo list``, ``zoo show``, ``zoo plugins``: what is installed, and on the Hub. None needs torch but ``show``."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from zoo_core.cli.output import AsJson, print_json, print_table
+from zoo_core.errors import ConfigError
 from zoo_core.hookspecs import KINDS
-from zoo_core.host import Plugin, PluginHost, Registration, check_kind, default_host, plural
+from zoo_core.host import KNOWN_PLUGINS, Plugin, PluginHost, Registration, check_kind, default_host, plural
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,12 +29,24 @@ def list_components(
     kind: Annotated[
         str | None, typer.Argument(help="encoders, models, checkpoints, …; default all", autocompletion=complete_kind)
     ] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="Models on the Hub, and the plugins that each needs.")] = False,
+    author: Annotated[str | None, typer.Option(help="With --hub: a user's or an organisation's.")] = None,
+    search: Annotated[str | None, typer.Option(help="With --hub: words in the name.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --hub: how many at most; default 50.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what the installed plugins offer.
+    """List what the installed plugins offer, or the zoo's models on the Hub.
 
-    Examples: zoo list · zoo list models · zoo list checkpoints --json
+    Examples: zoo list · zoo list models · zoo list checkpoints --json · zoo list --hub --search mnist
     """
+    if hub:
+        if kind:
+            raise ConfigError(f"--hub lists models; leave out {kind!r}")
+        _list_hub(author, search, limit or 50, as_json)
+        return
+    for option, value in {"--author": author, "--search": search, "--limit": limit}.items():
+        if value is not None:
+            raise ConfigError(f"{option} is for the Hub; add --hub")
     kinds = [check_kind(kind)] if kind else list(KINDS)
     host = default_host()
     if as_json:
@@ -43,6 +56,32 @@ def list_components(
         rows = [(r.full_name, r.spec.summary) for r in host.registrations(k)]
         if rows or kind:
             print_table(plural(k) + ("" if rows else ": none"), ("", ""), rows)
+
+
+def _list_hub(author: str | None, search: str | None, limit: int, as_json: bool) -> None:
+    from zoo_core.hub_models import models_on_hub
+
+    found = models_on_hub(author=author, search=search, limit=limit)
+    states = {name: _state(name) for model in found for name in model.plugins}
+    if as_json:
+        needs = ({name: states[name] for name in model.plugins} for model in found)
+        print_json([{**dataclasses.asdict(m), "plugins": need} for m, need in zip(found, needs, strict=True)])
+        return
+    rows = [
+        (m.id, ", ".join(f"zoo-{name} {states[name]}" for name in m.plugins), f"{m.downloads:,}", m.changed[:10])
+        for m in found
+    ]
+    print_table("" if rows else "none", ("model", "needs", "downloads", "changed"), rows)
+    missing = [f"zoo-{name}" for name, state in states.items() if state == "missing" and name in KNOWN_PLUGINS]
+    if missing:
+        print(f"pip install {' '.join(sorted(missing))}")
+
+
+def _state(name: str) -> str:
+    plugin = default_host().plugins.get(name)
+    if plugin is None:
+        return "missing"
+    return "installed" if plugin.state == "active" else plugin.state
 
 
 def show(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import CheckpointSpec, LossSpec, ModelSpec, PosteriorSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, ModelSpec, PosteriorSpec, hookimpl, published
 
 
 @hookimpl
@@ -76,27 +76,32 @@ def zoo_losses() -> Iterator[LossSpec]:
 
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    pins = published("zoo_autoencoder:checkpoints")
     yield CheckpointSpec(
         name="ae-mnist",
         target="zoo_autoencoder:checkpoints",
         hub="latent-zoo/ae-mnist",
         summary="Convolutional autoencoder on binarised MNIST, 32 latents, with a mixture fitted to its codes.",
+        **pins["ae-mnist"],
     )
     yield CheckpointSpec(
         name="dae-mnist",
         target="zoo_autoencoder:checkpoints",
         hub="latent-zoo/dae-mnist",
         summary="Denoising autoencoder on binarised MNIST, 32 latents, with a mixture fitted to its codes.",
+        **pins["dae-mnist"],
     )
     yield CheckpointSpec(
         name="cae-mnist",
         target="zoo_autoencoder:checkpoints",
         hub="latent-zoo/cae-mnist",
         summary="Contractive autoencoder with tied weights on binarised MNIST, 900 sigmoid units.",
+        **pins["cae-mnist"],
     )
     yield CheckpointSpec(
         name="sae-mnist",
         target="zoo_autoencoder:checkpoints",
         hub="latent-zoo/sae-mnist",
         summary="Sparse autoencoder on binarised MNIST, 256 sigmoid units, each active one time in ten.",
+        **pins["sae-mnist"],
     )

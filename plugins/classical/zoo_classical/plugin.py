@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import CheckpointSpec, ModelSpec, hookimpl
+from zoo_core import CheckpointSpec, ModelSpec, hookimpl, published
 
 
 @hookimpl
@@ -51,15 +51,18 @@ def zoo_models() -> Iterator[ModelSpec]:
 
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    pins = published("zoo_classical:checkpoints")
     yield CheckpointSpec(
         name="ppca-mnist",
         target="zoo_classical:checkpoints",
         hub="latent-zoo/ppca-mnist",
         summary="Probabilistic PCA on dequantised MNIST, 28x28 grey digits.",
+        **pins["ppca-mnist"],
     )
     yield CheckpointSpec(
         name="gmm-mnist",
         target="zoo_classical:checkpoints",
         hub="latent-zoo/gmm-mnist",
         summary="Mixture of 40 factor analysers on dequantised MNIST, 28x28 grey digits.",
+        **pins["gmm-mnist"],
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import CheckpointSpec, LossSpec, MetricSpec, ModelSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, MetricSpec, ModelSpec, hookimpl, published
 
 
 @hookimpl
@@ -64,27 +64,32 @@ def zoo_metrics() -> Iterator[MetricSpec]:
 
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    pins = published("zoo_dalle:checkpoints")
     yield CheckpointSpec(
         name="dalle-shapes",
         target="zoo_dalle:checkpoints",
         hub="latent-zoo/dalle-shapes",
         summary="Sentences to pictures of coloured shapes, 32x32.",
+        **pins["dalle-shapes"],
     )
     yield CheckpointSpec(
         name="dalle-emoji",
         target="zoo_dalle:checkpoints",
         hub="latent-zoo/dalle-emoji",
         summary="Names to colour emoji, 32x32.",
+        **pins["dalle-emoji"],
     )
     yield CheckpointSpec(
         name="scorer-shapes",
         target="zoo_dalle:checkpoints",
         hub="latent-zoo/scorer-shapes",
         summary="How well 32x32 pictures of coloured shapes and sentences go together.",
+        **pins["scorer-shapes"],
     )
     yield CheckpointSpec(
         name="scorer-emoji",
         target="zoo_dalle:checkpoints",
         hub="latent-zoo/scorer-emoji",
         summary="How well 32x32 pictures and names of emoji go together.",
+        **pins["scorer-emoji"],
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import CheckpointSpec, ExtractorSpec, LossSpec, MetricSpec, ModelSpec, hookimpl
+from zoo_core import CheckpointSpec, ExtractorSpec, LossSpec, MetricSpec, ModelSpec, hookimpl, published
 
 
 @hookimpl
@@ -301,15 +301,18 @@ def zoo_metrics() -> Iterator[MetricSpec]:
 
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    pins = published("zoo_metrics:checkpoints")
     yield CheckpointSpec(
         name="classifier-mnist",
         target="zoo_metrics:checkpoints",
         hub="latent-zoo/classifier-mnist",
         summary="Classifier of MNIST, whose features compare sets of such images.",
+        **pins["classifier-mnist"],
     )
     yield CheckpointSpec(
         name="classifier-cifar10",
         target="zoo_metrics:checkpoints",
         hub="latent-zoo/classifier-cifar10",
         summary="Classifier of CIFAR-10, whose features compare sets of such images.",
+        **pins["classifier-cifar10"],
     )

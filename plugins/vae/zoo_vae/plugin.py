@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import CheckpointSpec, LossSpec, ModelSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, ModelSpec, hookimpl, published
 
 
 @hookimpl
@@ -111,45 +111,53 @@ def zoo_losses() -> Iterator[LossSpec]:
 
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    pins = published("zoo_vae:checkpoints")
     yield CheckpointSpec(
         name="vae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/vae-mnist",
         summary="Convolutional VAE on binarised MNIST, 28x28 grey digits.",
+        **pins["vae-mnist"],
     )
     yield CheckpointSpec(
         name="burda-vae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/burda-vae-mnist",
         summary="The one-layer VAE of Burda et al. (2016) on binarised MNIST.",
+        **pins["burda-vae-mnist"],
     )
     yield CheckpointSpec(
         name="iwae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/iwae-mnist",
         summary="The one-layer IWAE of Burda et al. (2016), 5 samples, on binarised MNIST.",
+        **pins["iwae-mnist"],
     )
     yield CheckpointSpec(
         name="beta-vae-shapes",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/beta-vae-shapes",
         summary="Convolutional beta-VAE, beta 4, on coloured shapes, 32x32.",
+        **pins["beta-vae-shapes"],
     )
     yield CheckpointSpec(
         name="beta-vae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/beta-vae-mnist",
         summary="The network of vae-mnist as a beta-VAE, beta 4, on binarised MNIST.",
+        **pins["beta-vae-mnist"],
     )
     yield CheckpointSpec(
         name="vamp-vae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/vamp-vae-mnist",
         summary="VAE with a learned prior, a VampPrior of 500 pseudo-inputs, on binarised MNIST.",
+        **pins["vamp-vae-mnist"],
     )
     yield CheckpointSpec(
         name="conditional-vae-mnist",
         target="zoo_vae:checkpoints",
         hub="latent-zoo/conditional-vae-mnist",
         summary="Convolutional VAE of binarised MNIST given the digit.",
+        **pins["conditional-vae-mnist"],
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zoo_core import CheckpointSpec, LossSpec, MetricSpec, ModelSpec, PriorSpec, QuantizerSpec, hookimpl
+from zoo_core import CheckpointSpec, LossSpec, MetricSpec, ModelSpec, PriorSpec, QuantizerSpec, hookimpl, published
 
 VECTOR_OR_GRID = ("vector[real]", "grid[real]")
 
@@ -98,27 +98,32 @@ def zoo_metrics() -> Iterator[MetricSpec]:
 
 @hookimpl
 def zoo_checkpoints() -> Iterator[CheckpointSpec]:
+    pins = published("zoo_vqvae:checkpoints")
     yield CheckpointSpec(
         name="vqvae-mnist",
         target="zoo_vqvae:checkpoints",
         hub="latent-zoo/vqvae-mnist",
         summary="VQ-VAE of binarised MNIST, 28x28 grey digits as 7x7 codes of 128.",
+        **pins["vqvae-mnist"],
     )
     yield CheckpointSpec(
         name="vqvae-cifar10",
         target="zoo_vqvae:checkpoints",
         hub="latent-zoo/vqvae-cifar10",
         summary="VQ-VAE of CIFAR-10, 32x32 colour photographs as 8x8 codes of 512.",
+        **pins["vqvae-cifar10"],
     )
     yield CheckpointSpec(
         name="dvae-shapes",
         target="zoo_vqvae:checkpoints",
         hub="latent-zoo/dvae-shapes",
         summary="Discrete VAE of coloured shapes, 32x32 pictures as 8x8 codes of 256.",
+        **pins["dvae-shapes"],
     )
     yield CheckpointSpec(
         name="vqvae-emoji",
         target="zoo_vqvae:checkpoints",
         hub="latent-zoo/vqvae-emoji",
         summary="VQ-VAE of colour emoji, 32x32 pictures as 8x8 codes of 1,024.",
+        **pins["vqvae-emoji"],
     )
