@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from zoo_core import (
     default_host,
     describe,
 )
-from zoo_core.arguments import Parameter, checked, parameters
+from zoo_core.arguments import Parameter, parameters
 from zoo_core.components import Component
 from zoo_core.config import CONTRACTS, PROVIDED
 from zoo_core.data import Preprocessing, load
@@ -143,11 +143,10 @@ def _options(parameter: Parameter, whole: Registration) -> list[Any]:
         plain_first = sorted(fitting, key=lambda r: r.plugin != "nets")
         parts = [small(r) for r in plain_first]
         return [[part] for part in parts] if parameter.admits_list(True) else parts
-    if literals := [a for a in _leaves(parameter.annotation) if get_origin(a) is Literal]:
-        values = [value for literal in literals for value in get_args(literal)]
-        return sorted(values, key=lambda value: value == parameter.default)
+    if parameter.literals:
+        return sorted(parameter.literals, key=lambda value: value == parameter.default)
     candidates = [v for v in (3, 0.25, [3, 6], True, False, "text") if v != parameter.default]
-    return [next(filter(partial(_admitted, parameter), candidates), parameter.default)]
+    return [next(filter(parameter.admits, candidates), parameter.default)]
 
 
 def _ends(registration: Registration) -> bool:
@@ -170,19 +169,6 @@ def _fits(registration: Registration, whole: Registration) -> bool:
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
     """The config with every argument in it, as ``describe`` tells it."""
     return describe(build(config, data_shape=DATA), data_shape=DATA)
-
-
-def _leaves(annotation: Any) -> list[Any]:
-    inner = [] if get_origin(annotation) is Literal else get_args(annotation)
-    return [leaf for a in inner for leaf in _leaves(a)] if inner else [annotation]
-
-
-def _admitted(parameter: Parameter, value: Any) -> bool:
-    try:
-        checked(value, parameter.annotation, parameter.name)
-    except ConfigError:
-        return False
-    return True
 
 
 def _distribution(d: Distribution) -> Iterator[Tensor]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
-from zoo_core.specs import Spec
-from zoo_core.testing.subjects import Subject
+Asked = TypeVar("Asked")
 
 
 class Unfit(AssertionError):
@@ -16,7 +15,7 @@ class Unfit(AssertionError):
 
 @dataclass(frozen=True)
 class Check:
-    """Something that is asked of each component of some kinds.
+    """Something that is asked of each component of some kinds, or of each plugin itself.
 
     Attributes:
         kinds: of the specs that it is asked of.
@@ -25,7 +24,7 @@ class Check:
     """
 
     name: str
-    ask: Callable[[Subject], None]
+    ask: Callable[[Any], None]
     kinds: tuple[str, ...]
     when: Callable[[Any], bool]
     structural: bool
@@ -34,7 +33,7 @@ class Check:
     def about(self) -> str:
         return (self.ask.__doc__ or "").partition("\n")[0]
 
-    def is_for(self, spec: Spec) -> bool:
+    def is_for(self, spec: Any) -> bool:
         return spec.kind in self.kinds and self.when(spec)
 
 
@@ -43,19 +42,19 @@ CHECKS: list[Check] = []
 
 def check(
     *kinds: str, when: Callable[[Any], bool] = lambda spec: True, structural: bool = False
-) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+) -> Callable[[Callable[[Asked], None]], Callable[[Asked], None]]:
     """Adds a function to the checks of these kinds, under its own name."""
 
-    def add(ask: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    def add(ask: Callable[[Asked], None]) -> Callable[[Asked], None]:
         CHECKS.append(Check(ask.__name__, ask, kinds, when, structural))
         return ask
 
     return add
 
 
-def declared(spec: Spec) -> list[Check]:
-    """The checks that a component of this spec must pass, the structural ones first."""
-    return sorted((c for c in CHECKS if c.is_for(spec)), key=lambda c: not c.structural)
+def declared(spec: Any) -> list[Check]:
+    """The checks that a component of this spec must pass, the structural ones first, of these the most general."""
+    return sorted((c for c in CHECKS if c.is_for(spec)), key=lambda c: (not c.structural, -c.structural * len(c.kinds)))
 
 
 def unfit(sentence: str) -> NoReturn:
@@ -77,4 +76,4 @@ def require_equal(a: Tensor, b: Tensor, sentence: str) -> None:
         unfit(f"{sentence}: {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}")
     same = (a == b) | (a.isnan() & b.isnan())
     if not bool(same.all()):
-        unfit(f"{sentence}: by up to {float((a.double() - b.double()).abs().nan_to_num().max()):.3g}")
+        unfit(f"{sentence}: by up to {float((a.double() - b.double()).detach().abs().nan_to_num().max()):.3g}")

@@ -1,11 +1,14 @@
 """Small configs of whatever is registered: by the annotations of constructors, and by what a plugin says of its own.
 
-A plugin may say, in a module ``conformance`` beside its ``plugin``, for components by name:
+A plugin may say, in a module ``conformance`` beside its ``plugin``, for components by name (other constants there begin
+with ``_``):
 
-    EXAMPLES: arguments of the smallest useful config, where annotations alone do not tell.
+    EXAMPLES: arguments of the smallest useful config, where annotations alone do not tell; options of a data set.
     SHAPES: what it is told by the parts before it, such as ``{"data_shape": (3, 32, 32)}``.
     MODELS: the config of the model on which a loss or a metric is tried, where a linear one does not do.
-    LOSSES: the config of the loss with which a model is tried that has no log p(x) to be trained by.
+    LOSSES: the config of the loss with which a model is tried that has no log p(x) to be trained by, or with which
+        the model is trained that a metric is tried on.
+    DATA: the data on which a metric is tried, as a recipe names them, where zeros and ones by two factors do not do.
     EXPECTED_FAILURES: ``"name::check"`` → why that check cannot pass.
 """
 
@@ -14,16 +17,16 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from zoo_core.arguments import Parameter, checked, parameters
+from zoo_core.arguments import Parameter, parameters
 from zoo_core.components import Component
 from zoo_core.config import CONTRACTS, PROVIDED
 from zoo_core.errors import ConfigError
 from zoo_core.host import PluginHost, Registration
-from zoo_core.testing.subjects import CODES, DATA, GRID, VECTOR, Subject
+from zoo_core.testing.subjects import CODES, DATA, LATENTS, VECTOR, Subject, drawing
 
-TABLES = ("EXAMPLES", "SHAPES", "MODELS", "LOSSES", "EXPECTED_FAILURES")
+TABLES = ("EXAMPLES", "SHAPES", "MODELS", "LOSSES", "DATA", "EXPECTED_FAILURES")
 
 # The kit's own parts, see ``reference``.
 PARTS: dict[str, dict[str, Any]] = {
@@ -50,6 +53,7 @@ class Told:
     shapes: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     losses: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,7 +71,7 @@ def told_by(package: str) -> Told:
 
 def told(module: ModuleType) -> Told:
     """What a module's tables say. Raises as ``told_by``."""
-    unknown = [name for name in vars(module) if name.isupper() and name not in TABLES]
+    unknown = [name for name in vars(module) if name.isupper() and name[0] != "_" and name not in TABLES]
     if unknown:
         raise ValueError(f"{module.__name__} has {unknown[0]!r}, which is none of {', '.join(TABLES)}")
     return Told(**{name.lower(): getattr(module, name) for name in TABLES if hasattr(module, name)})
@@ -82,22 +86,30 @@ def subject(registration: Registration, host: PluginHost, told: Told) -> Subject
     name = registration.spec.name
     is_built = registration.spec.kind in CONTRACTS
     shapes = {**_shapes(registration), **told.shapes.get(name, {})} if is_built else {}
-    config = _config(registration, host, _given(told.examples.get(name, {}))) if is_built else {}
+    given = _given(told.examples.get(name, {}))
+    config = _config(registration, host, given) if is_built else given
     model = _given(told.models.get(name, PARTS["model"]))
     loss = _given(told.losses.get(name, {}))
-    return Subject(registration, host, config, shapes, model, loss)
+    return Subject(registration, host, config, shapes, model, loss, told.data.get(name, {}))
 
 
 def _given(value: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    return value() if callable(value) else value
+    with drawing(0):
+        return value() if callable(value) else value
 
 
 def _shapes(registration: Registration) -> dict[str, Any]:
     spec: Any = registration.spec
-    latents = getattr(spec, "accepts", ("vector",))
-    vector = any(latent.startswith("vector") for latent in latents)
     data = getattr(spec, "data_shape", None) or DATA
-    return {"data_shape": data, "latent_shape": VECTOR if vector else GRID, "codebook_size": CODES}
+    return {"data_shape": data, "latent_shape": _latent_shape(spec), "codebook_size": CODES}
+
+
+def _latent_shape(spec: Any) -> tuple[int, ...]:
+    """Of the simplest latents that it accepts; quantizers have several positions if they can."""
+    accepted = getattr(spec, "accepts", ("vector[real]",))
+    order = ("grid", "vector", "sequence") if spec.kind == "quantizer" else ("vector", "grid", "sequence")
+    (chosen, *_) = (latent for layout in order for latent in accepted if latent.startswith(layout))
+    return LATENTS[chosen]
 
 
 def _config(registration: Registration, host: PluginHost, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,26 +127,10 @@ def _value(whole: Registration, parameter: Parameter, known: Mapping[str, Parame
     if kinds:
         part = CODE_PRIOR if "prior" in kinds and "quantizer" in known else PARTS[kinds[0]]
         return [part] if parameter.admits_list(True) else part
-    literals = [value for leaf in _leaves(parameter.annotation) for value in get_args(leaf)]
-    for candidate in (*literals, 3, 1, 0.25, [3], True):
-        if _admits(parameter, candidate):
+    for candidate in (*parameter.literals, 3, 1, 0.25, [3], True):
+        if parameter.admits(candidate):
             return candidate
     raise ConfigError(
         f"{whole.full_name}: the kit has no value for the argument {parameter.name!r};"
         f" give one in the plugin's module conformance: EXAMPLES = {{{whole.spec.name!r}: …}}"
     )
-
-
-def _leaves(annotation: Any) -> list[Any]:
-    """The literals in an annotation."""
-    if get_origin(annotation) is Literal:
-        return [annotation]
-    return [leaf for argument in get_args(annotation) for leaf in _leaves(argument)]
-
-
-def _admits(parameter: Parameter, value: Any) -> bool:
-    try:
-        checked(value, parameter.annotation, parameter.name)
-    except ConfigError:
-        return False
-    return True

@@ -1,10 +1,11 @@
 """Each kind of component as a function from rows of tensors to named rows of tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from zoo_core.distributions import CodeGrid, Dirac
@@ -18,7 +19,7 @@ EVENT = (3, 4, 4)  # of the features that posteriors and likelihoods are given, 
 
 
 def inputs(subject: Subject, component: Any, n: int) -> tuple[Tensor, ...]:
-    """n rows of what a component takes; what a distribution is asked about comes last."""
+    """n rows of what a component takes, in the dtype of its weights; what a distribution is asked about comes last."""
     with drawing(n), torch.no_grad():
         return _INPUTS[subject.spec.kind](subject, component, n)
 
@@ -28,9 +29,28 @@ def outputs(subject: Subject, component: Any, *given: Tensor) -> dict[str, Tenso
     return _OUTPUTS[subject.spec.kind](component, *given)
 
 
+def trained_by(subject: Subject, component: Any, *given: Tensor) -> dict[str, Tensor]:
+    """Of what it makes of them, what training asks for: moments are for the eye, and may take long to trace."""
+    if subject.spec.kind not in _DISTRIBUTIONS:
+        return outputs(subject, component, *given)
+    p = distribution_of(subject, component, *given)
+    return {"mean": p.mean} if isinstance(p, Dirac) else {"log_prob": p.log_prob(given[-1])}
+
+
 def distribution_of(subject: Subject, component: Any, *given: Tensor) -> Distribution:
     """The distribution that an encoder, a posterior, a decoder, a likelihood or a prior gives."""
     return _DISTRIBUTIONS[subject.spec.kind](component, *given)
+
+
+def trained(component: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights that have a gradient."""
+    return ((name, p) for name, p in component.named_parameters() if p.requires_grad)
+
+
+def as_weights(rows: Tensor, component: nn.Module) -> Tensor:
+    """In the dtype of its weights, or of its buffers."""
+    tensors = chain(component.parameters(), component.buffers())
+    return rows.to(next((t.dtype for t in tensors if t.is_floating_point()), rows.dtype))
 
 
 def _of_encoder(encoder: Any, x: Tensor, *asked: Tensor) -> Distribution:
@@ -73,19 +93,19 @@ def _described(p: Distribution, value: Tensor) -> dict[str, Tensor]:
 
 
 def _encoder_inputs(subject: Subject, encoder: Any, n: int) -> tuple[Tensor, ...]:
-    x = batch_of(subject.data_shape, n)["image"]
+    x = as_weights(batch_of(subject.data_shape, n)["image"], encoder)
     return x, encoder(x).sample()
 
 
 def _decoder_inputs(subject: Subject, decoder: Any, n: int) -> tuple[Tensor, ...]:
     coded = all(latent.endswith("[codes]") for latent in subject.spec.accepts)
     shape = (n, *decoder.latent_shape)
-    z = torch.randint(CODES, shape) if coded else torch.randn(shape)
+    z = torch.randint(CODES, shape) if coded else as_weights(torch.randn(shape), decoder)
     return z, decoder(z).sample()
 
 
 def _features(subject: Subject, layer: Any, n: int) -> tuple[Tensor, ...]:
-    h = torch.randn(n, layer.channels(EVENT[0]), *EVENT[1:])
+    h = as_weights(torch.randn(n, layer.channels(EVENT[0]), *EVENT[1:]), layer)
     return h, layer(h, len(EVENT)).sample()
 
 
@@ -100,7 +120,7 @@ _INPUTS: Mapping[str, Callable[[Subject, Any, int], tuple[Tensor, ...]]] = {
     "posterior": _features,
     "likelihood": _features,
     "prior": lambda subject, prior, n: (prior().sample((n,)),),
-    "quantizer": lambda subject, quantizer, n: (torch.randn(n, *quantizer.latent_shape),),
+    "quantizer": lambda subject, quantizer, n: (as_weights(torch.randn(n, *quantizer.latent_shape), quantizer),),
 }
 
 

@@ -13,6 +13,7 @@ from zoo_core.components import (
     Batch,
     Decoder,
     Encoder,
+    GenerativeModel,
     LatentVariableModel,
     Likelihood,
     Loss,
@@ -133,7 +134,7 @@ class Lattice(Quantizer):
         self.register_buffer("codebook", steps.unsqueeze(1).repeat(1, self.latent_shape[0]))
 
     def encode(self, z: Tensor) -> Tensor:
-        distances = torch.cdist(z.flatten(2).mT if z.dim() > 2 else z.unsqueeze(1), self.codebook)
+        distances = torch.cdist(z.flatten(2).mT if z.dim() > 2 else z.unsqueeze(1), self.codebook.to(z.dtype))
         return distances.argmin(-1).reshape(-1, *self.codes_shape)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -168,9 +169,34 @@ class LinearGaussian(LatentVariableModel):
     def make_exact(self) -> None:
         """Makes q(z|x) the posterior, which is diagonal since the decoder's columns are made orthogonal."""
         assert isinstance(self.decoder, LinearDecoder)
-        assert isinstance(self.encoder, LinearEncoder)
         weight = self.decoder.mean.weight
         weight.copy_(torch.linalg.qr(weight)[0])
+        self._take_posterior()
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """The most likely W and b for examples x (N, *data_shape) at this sigma, and q(z|x) the posterior.
+
+        Probabilistic principal component analysis (Tipping & Bishop, 1999) https://doi.org/10.1111/1467-9868.00196
+        """
+        assert isinstance(self.decoder, LinearDecoder)
+        rows = x.flatten(1).double()
+        mean, D = rows.mean(0), self.decoder.mean.weight.shape[1]
+        values, vectors = torch.linalg.eigh((rows - mean).mT @ (rows - mean) / len(rows))
+        scale = (values[-D:] - self.decoder.sigma**2).clamp(min=1e-4).sqrt()
+        self.decoder.mean.weight.copy_(vectors[:, -D:] * scale)
+        self.decoder.mean.bias.copy_(mean)
+        self._take_posterior()
+
+    @torch.no_grad()
+    def shift(self, deviations: float) -> None:
+        """Moves the mean of q(z|x) by so many of its standard deviations."""
+        assert isinstance(self.encoder, LinearEncoder)
+        self.encoder.mean.bias.add_(deviations * self.encoder.log_sigma.exp())
+
+    def _take_posterior(self) -> None:
+        """Makes q(z|x) the posterior, for a decoder with orthogonal columns."""
+        assert isinstance(self.encoder, LinearEncoder)
         _, covariance = self.posterior(torch.zeros(1, *self.data_shape))
         W, b, sigma = self._parameters_of_x()
         self.encoder.mean.weight.copy_((W @ covariance / sigma**2).mT)
@@ -180,6 +206,31 @@ class LinearGaussian(LatentVariableModel):
     def _parameters_of_x(self) -> tuple[Tensor, Tensor, float]:
         assert isinstance(self.decoder, LinearDecoder)
         return self.decoder.mean.weight.double(), self.decoder.mean.bias.double(), self.decoder.sigma
+
+
+class Echo(GenerativeModel):
+    """Given a batch, it draws the pictures of that batch: what a model of pictures given captions is at best."""
+
+    def __init__(self, data_shape: Shape) -> None:
+        super().__init__()
+        self.data_shape = tuple(data_shape)
+
+    def given(self, batch: Batch) -> GenerativeModel:
+        return Echoed(batch["image"])
+
+    def draw(self, n: int) -> Tensor:
+        return torch.rand(n, *self.data_shape)
+
+
+class Echoed(GenerativeModel):
+    """The pictures x (N, *data_shape), in turn."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x, self.data_shape = x, tuple(x.shape[1:])
+
+    def draw(self, n: int) -> Tensor:
+        return self.x[torch.arange(n) % len(self.x)]
 
 
 class NegativeELBO(Loss):
@@ -232,6 +283,11 @@ class ReferencePlugin(ZooHooks):
             density="bound", sampling="parallel", latent="compressed",
         )  # fmt: skip
 
+        yield ModelSpec(
+            name="echo", target=_here("Echo"), summary="Draws what it is given.",
+            density="none", sampling="parallel", latent="none",
+        )  # fmt: skip
+
     @hookimpl
     def zoo_losses(self) -> Iterator[LossSpec]:
         yield LossSpec(name="negative_elbo", target=_here("NegativeELBO"), summary="-ELBO.", bound=True)
@@ -239,6 +295,12 @@ class ReferencePlugin(ZooHooks):
     @hookimpl
     def zoo_extractors(self) -> Iterator[ExtractorSpec]:
         yield ExtractorSpec(name="pixels", target=_here("Pixels"), summary="Pixels.")
+
+
+def linear_gaussian(data_shape: tuple[int, ...], latents: int) -> LinearGaussian:
+    """z of so many numbers, x = Wz + b + e."""
+    encoder = LinearEncoder(data_shape, latents)
+    return LinearGaussian(encoder, LinearDecoder(data_shape, (latents,)), StandardNormal((latents,)))
 
 
 def _here(name: str) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,10 +14,14 @@ from zoo_core.config import build
 from zoo_core.host import PluginHost, Registration
 
 DATA, VECTOR, GRID = (1, 8, 8), (3,), (3, 2, 2)  # shapes of the data and latents that parts are tried on
+LATENTS = {
+    "vector[real]": VECTOR, "grid[real]": GRID, "sequence[real]": (3, 4),
+    "vector[codes]": VECTOR, "grid[codes]": (2, 2), "sequence[codes]": VECTOR,
+}  # fmt: skip
 CODES = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A component under test.
 
@@ -26,6 +30,7 @@ class Subject:
         shapes: that the parts before it would tell it.
         model: config of the model on which a loss or a metric is tried.
         loss: config of the loss with which a model is tried; empty: its own log p(x).
+        data: the data set on which a metric is tried, as a recipe names it; empty: examples that the kit draws.
     """
 
     registration: Registration
@@ -34,24 +39,32 @@ class Subject:
     shapes: Mapping[str, Any]
     model: Mapping[str, Any]
     loss: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> Any:
         return self.registration.spec
 
-    def make(self, seed: int = 0, *, device: str = "cpu", config: Mapping[str, Any] | None = None) -> Any:
-        """A new one, of the config's kind, in training mode; a model that is fitted by sums has had one iteration."""
+    def make(
+        self, seed: int = 0, *, device: str = "cpu", config: Mapping[str, Any] | None = None, **shapes: Any
+    ) -> Any:
+        """A new one, of the config's kind, in training mode; a model that is fitted by sums has had one iteration.
+
+        Args:
+            shapes: that it is told instead of those of the subject.
+        """
+        given = {**self.shapes, **shapes}
         with drawing(seed), torch.device(device):
-            made = build(self.config if config is None else config, self.spec.kind, host=self.host, **self.shapes)
+            made = build(self.config if config is None else config, self.spec.kind, host=self.host, **given)
             if device == "cpu":
-                _fit(made)
+                fit(made)
         return made.train()
 
     def make_model(self, seed: int = 0) -> Any:
         """The model on which a loss or a metric is tried."""
         with drawing(seed):
-            made = build(self.model, "model", host=self.host, data_shape=DATA)
-            _fit(made)
+            made = build(self.model, "model", host=self.host, data_shape=self.data_shape)
+            fit(made)
         return made
 
     def make_loss(self) -> Any:
@@ -101,9 +114,12 @@ def as_json(config: Any) -> Any:
     return json.loads(json.dumps(config))
 
 
-def _fit(component: Any) -> None:
+def fit(component: Any, n: int = 20) -> None:
+    """One iteration of what is fitted by sums, on n examples."""
     for part in component.modules():
         if isinstance(part, StatisticalModel):
-            x: Tensor = data_of(part, 20)["image"]
+            x: Tensor = data_of(part, n)["image"]
+            if x.is_floating_point() and not getattr(getattr(part, "support", None), "is_discrete", False):
+                x = (x + torch.rand(x.shape)) / 2  # so that all of them differ, however few numbers they have
             part.begin(x)
             part.update(part.statistics(x))

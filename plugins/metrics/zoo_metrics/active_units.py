@@ -40,8 +40,8 @@ class ActiveUnits(Metric):
             raise ConfigError(f"metric 'active_units' needs two examples at least, got {examples}: raise examples")
         active = int((squares / n > self.threshold).sum())
         return {
-            "active_units": Measurement(active, math.nan, examples, about={"threshold": self.threshold}),
-            "latent_units": Measurement(len(n), math.nan, examples, better="neither"),
+            "active_units": Measurement(float(active), math.nan, examples, about={"threshold": self.threshold}),
+            "latent_units": Measurement(float(len(n)), math.nan, examples, better="neither"),
         }
 
 

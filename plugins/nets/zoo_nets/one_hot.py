@@ -93,8 +93,8 @@ class OneHot(Distribution):
         return self._joined(one_hot)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # On the meta device there are no values to look at.
-        if not (value.is_meta or self.support.check(value).all()):
+        # On the meta device there are no values to look at, and what is compiled cannot branch on them.
+        if not (value.is_meta or torch.compiler.is_compiling() or self.support.check(value).all()):
             raise ConfigError(
                 "log P(z) of one-hot latents is asked for a z that is not made of one-hot vectors: let the encoder's "
                 "posterior be nets/one_hot and the prior nets/uniform_one_hot, of as many classes, or neither of them"

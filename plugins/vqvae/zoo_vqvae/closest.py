@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from zoo_vqvae.precision import unchanged
+
 # Scores that are held at a time: on a CPU they stay in its cache, a GPU is kept busy by them.
 SCORES = {"cpu": 2**20, "cuda": 2**26}
 
@@ -21,7 +23,7 @@ def closest(z: Tensor, e: Tensor) -> Tensor:
     # One place for the scores of all chunks: a fresh one for each would be spread over the memory of the process.
     scores = z.new_empty(min(rows, len(z)), len(e))
     k = torch.empty(len(z), dtype=torch.long, device=z.device)
-    with torch.autocast(z.device.type, enabled=False):
+    with unchanged(z.device):
         for part, found in zip(torch.split(z, rows), torch.split(k, rows), strict=True):
             torch.argmax(torch.addmm(offset, part - c, e.T, out=scores[: len(part)]), 1, out=found)
     return k

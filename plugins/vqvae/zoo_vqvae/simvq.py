@@ -6,7 +6,7 @@ from torch import Tensor
 from zoo_core import NonNegativeFloat, PositiveInt, Shape
 from zoo_vqvae.codebook import Codebook, squared_distance
 from zoo_vqvae.gradients import Gradient
-from zoo_vqvae.precision import widened
+from zoo_vqvae.precision import unchanged, widened
 
 
 class SimVQ(Codebook):
@@ -36,7 +36,7 @@ class SimVQ(Codebook):
         self.W = torch.nn.Parameter(torch.eye(D))
 
     def vectors(self) -> Tensor:
-        with torch.autocast(self.W.device.type, enabled=False):
+        with unchanged(self.W.device):
             return widened(self.C) @ widened(self.W)
 
     def loss(self, z: Tensor, e: Tensor) -> Tensor:
