@@ -23,17 +23,17 @@ from zoo_core.host import HEAVY, KNOWN_PLUGINS, PluginHost
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("errors", "specs", "arguments", "files", "randomness"),
+    ("errors", "specs", "arguments", "files", "pins", "randomness"),
     ("hookspecs",),
     ("host",),
     ("distributions", "data"),
     ("components", "metrics"),
     ("config",),
-    ("hub", "weights", "pretrained", "latents", "images", "figures", "evaluation"),
-    ("publishing", "cards", "comparison", "encoded", "ready_parts"),
-    ("training",),
+    ("budget", "hub", "weights", "pretrained", "latents", "images", "figures", "evaluation"),
+    ("hub_client", "hub_models", "publishing", "cards", "comparison", "encoded", "ready_parts"),
+    ("training", "scaffold"),
     # "python -m zoo_core.training" is the command line, started by "accelerate launch".
-    ("cli", "training.__main__", "testing"),
+    ("cli", "training.__main__", "testing", "conformance"),
 )
 LIGHT = ("zoo_core", "zoo_core.specs", "zoo_core.hookspecs", "zoo_core.host", "zoo_core.errors", "zoo_core.arguments")
 PUBLIC = {"zoo_core": zoo_core.__all__, "zoo_core.data": zoo_core.data.__all__}

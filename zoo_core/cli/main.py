@@ -6,12 +6,15 @@ import typer
 
 from zoo_core.cli import (
     cards,
+    checking,
     comparison,
     evaluation,
     generation,
     latents,
+    limits,
     pictures,
     registry,
+    scaffold,
     sharing,
     sweep,
     training,
@@ -25,7 +28,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (registry, pictures, generation, latents, training, sweep, evaluation, comparison, cards, sharing):
+for group in (
+    limits,
+    registry,
+    pictures,
+    generation,
+    latents,
+    training,
+    sweep,
+    evaluation,
+    comparison,
+    cards,
+    sharing,
+    scaffold,
+    checking,
+):
     group.add_to(app)
 
 
