@@ -22,6 +22,7 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("plugins/*/README.md")),
     *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "examples" / "zoo-example" / "README.md",
 ]
 
 
