@@ -503,9 +503,10 @@ def _measure(d: Distribution) -> str:
     if told := getattr(factors, "measure", ""):
         return str(told)
     try:
-        return "counted values" if factors.support.is_discrete else "volume"
+        support = factors.support
     except (NotImplementedError, AttributeError):
         return ""
+    return "counted values" if getattr(support, "is_discrete", False) else "volume"
 
 
 def _check_pair(q: Distribution, p: Distribution) -> None:
