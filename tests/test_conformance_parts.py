@@ -28,7 +28,7 @@ from tests.faulty.faults import PARTS, Part, Plugin
 from zoo_core import PluginHost
 from zoo_core.host import Registration
 from zoo_core.testing.checks import Unfit
-from zoo_core.testing.densities import require_own_draws, require_sum_of_one
+from zoo_core.testing.kinds.densities import require_own_draws, require_sum_of_one
 from zoo_core.testing.running import report
 
 FAULTS = [part for part in PARTS if part.check]

@@ -19,7 +19,8 @@ import torch
 from huggingface_hub import HfApi, constants, file_download
 
 from tests.hub_server import Fault, HubServer, Response, error
-from zoo_core import CheckpointError, CheckpointSpec, PluginHost, UnknownComponent, build, hookimpl, hub, pretrained
+from zoo_core import CheckpointError, CheckpointSpec, PluginHost, UnknownComponent, build, hookimpl, pretrained
+from zoo_core.hub import downloading
 from zoo_core.pretrained import from_pretrained, save_pretrained
 from zoo_core.publishing import push_to_hub
 
@@ -660,7 +661,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for_long(
     server: HubServer, pushed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_pretrained(REPO)
-    monkeypatch.setattr(hub, "PATIENCE", 0.3)
+    monkeypatch.setattr(downloading, "PATIENCE", 0.3)
     server._faults.append(Silence("", 1))
     asked = len(server.requests)
     assert seconds(lambda: assert_same(from_pretrained(REPO), make())) < 1.2

@@ -37,7 +37,7 @@ from zoo_core import (
 )
 from zoo_core.cards import card
 from zoo_core.cards.merging import with_metadata
-from zoo_core.hub_client import HubRefusal, printable, without_token
+from zoo_core.hub.client import HubRefusal, without_token
 from zoo_core.pretrained import checkpoint_folder, read_config
 from zoo_core.publishing import push_to_hub
 from zoo_core.publishing.recipes import as_yaml
@@ -511,7 +511,7 @@ class TestDryRun:
         (folder / "a\x1b[31mb").write_text("x")
         done = zoo("push", folder, REPO, "--dry-run")
         assert "kept" in done.out
-        assert "a\ufffd[31mb" in done.out
+        assert "a\\x1b[31mb" in done.out
         assert all(letter.isprintable() for letter in done.out.replace("\n", ""))
 
 
@@ -585,7 +585,6 @@ class TestRefusals:
             assert "tester" not in done.out + done.err
             server._faults.clear()
         assert without_token("a secret, hf_abc", "secret") == "a hf_…, hf_…"
-        assert printable("a\x9b\n\u202eb") == "a\ufffd\ufffd\ufffdb"
 
     def test_what_is_damaged_is_not_pushed(self, server: HubServer, folder: Path) -> None:
         weights = folder / "model.safetensors"

@@ -30,7 +30,7 @@ LAYERS = (
     ("components", "metrics"),
     ("config",),
     ("budget", "hub", "weights", "pretrained", "latents", "images", "figures", "evaluation"),
-    ("hub_client", "hub_models", "publishing", "cards", "comparison", "encoded", "ready_parts"),
+    ("publishing", "cards", "comparison", "encoded", "ready_parts"),
     ("training", "scaffold"),
     # "python -m zoo_core.training" is the command line, started by "accelerate launch".
     ("cli", "training.__main__", "testing", "conformance"),

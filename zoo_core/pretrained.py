@@ -35,7 +35,7 @@ from zoo_core.files import (
     write_json,
 )
 from zoo_core.host import PluginHost, Registration, core_version, default_host, one_line
-from zoo_core.hub import Repository
+from zoo_core.hub.downloading import Repository
 
 FORMAT = 1
 CONFIG, RESULTS = "config.json", "results.json"

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo_core import budget, hub
+from zoo_core import budget
 from zoo_core.arguments import join, shown, unknown_arguments
 from zoo_core.components import GenerativeModel
 from zoo_core.config import build, describe
 from zoo_core.data import Dataset, Preprocessing
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.host import PluginHost, default_host
+from zoo_core.hub.downloading import download
 from zoo_core.pretrained import CONFIG, from_pretrained, local_checkpoint, read_config
 
 KEY = "pretrained"
@@ -107,7 +108,7 @@ def checkpoint_file(file: str, name: str, revision: str | None, model: Generativ
     """
     if _is_local(name, revision, host):
         return local_checkpoint(name, host=host) / file
-    return hub.download(model.provenance["repository"], file, model.provenance["commit"], {})
+    return download(model.provenance["repository"], file, model.provenance["commit"], {})
 
 
 def full_name(name: str | Path) -> str:

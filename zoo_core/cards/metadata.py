@@ -29,7 +29,6 @@ def reading_records(folder: Path) -> Iterator[None]:
         raise Unrecorded(f"{folder} does not record what a card tells: {one_line(error)}") from error
 
 
-
 def front_matter(config: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]], name: str) -> str:
     """YAML between two lines of dashes, of a checkpoint's config and of what was measured of it."""
     fields = metadata(config, evaluations, name)

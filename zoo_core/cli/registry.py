@@ -59,7 +59,7 @@ def list_components(
 
 
 def _list_hub(author: str | None, search: str | None, limit: int, as_json: bool) -> None:
-    from zoo_core.hub_models import models_on_hub
+    from zoo_core.hub.listing import models_on_hub
 
     found = models_on_hub(author=author, search=search, limit=limit)
     states = {name: _state(name) for model in found for name in model.plugins}

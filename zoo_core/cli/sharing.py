@@ -8,8 +8,7 @@ import typer
 
 from zoo_core.cli.options import complete_checkpoint
 from zoo_core.cli.output import print_table
-from zoo_core.errors import ConfigError
-from zoo_core.hub_client import printable
+from zoo_core.errors import ConfigError, plain
 
 if TYPE_CHECKING:
     from zoo_core.publishing.pushing import Push
@@ -52,7 +51,7 @@ def push(
             return
         done = send(contents, repository, private=private or None, revision=revision, message=message)
     for remark in done.remarks:
-        print(printable(remark), file=sys.stderr)
+        print(plain(remark, 500), file=sys.stderr)
     print(f"{done.repository} {done.commit}")
 
 
@@ -89,7 +88,7 @@ def publish(
         rows = [(p.name, p.push.repository, p.push.commit or "none", _what(p, dry_run)) for p in done]
         print_table("", ("checkpoint", "repository", "commit", ""), rows)
         for remark in (f"{p.name}: {remark}" for p in done for remark in p.push.remarks):
-            print(printable(remark), file=sys.stderr)
+            print(plain(remark, 500), file=sys.stderr)
 
 
 def _what(publication: "Publication", dry_run: bool) -> str:
@@ -100,10 +99,10 @@ def _what(publication: "Publication", dry_run: bool) -> str:
 def _tell(told: "Push") -> None:
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-    rows = [(printable(change.name), change.what, f"{change.size:,} bytes") for change in told.changes]
+    rows = [(plain(change.name), change.what, f"{change.size:,} bytes") for change in told.changes]
     print_table(f"{told.repository} {told.commit}".rstrip(), ("file", "", ""), rows)
     for remark in told.remarks:
-        print(printable(remark))
+        print(plain(remark, 500))
     prose = REGEX_YAML_BLOCK.sub("", told.card, count=1)
-    lines = [printable(line) for line in prose.splitlines() if line.strip()]
+    lines = [plain(line) for line in prose.splitlines() if line.strip()]
     print("\n".join(["README.md:", *(f"  {line}" for line in lines[:CARD_LINES])]))

@@ -9,8 +9,7 @@ from typing import Any
 from zoo_core.components import GenerativeModel
 from zoo_core.errors import CheckpointError
 from zoo_core.host import PluginHost
-from zoo_core.hub import reason
-from zoo_core.hub_client import asking, client, without_token
+from zoo_core.hub.client import asking, client, reason, without_token
 from zoo_core.publishing.changes import Branch, CardThere, Change, Comparison, compared, git_hash, not_compared
 from zoo_core.publishing.contents import CARD, LARGEST_CARD, Contents, contents_of
 

@@ -14,13 +14,15 @@ from torch.distributions import Distribution
 
 from zoo_core.errors import PluginError, UnknownComponent
 from zoo_core.host import Plugin, PluginHost, Registration, default_host, one_line
-from zoo_core.testing import (  # noqa: F401  (checks are known once their modules are imported)
+from zoo_core.testing import examples, reference
+from zoo_core.testing.checks import Check, Unfit, declared
+from zoo_core.testing.examples import Told
+from zoo_core.testing.kinds import (  # noqa: F401  (checks are known once their modules are imported)
     checkpoints,
     datasets,
     decoders,
     densities,
     encoders,
-    examples,
     extractors,
     latents,
     losses,
@@ -30,11 +32,8 @@ from zoo_core.testing import (  # noqa: F401  (checks are known once their modul
     plugins,
     priors,
     quantizers,
-    reference,
 )
-from zoo_core.testing.checks import Check, Unfit, declared
-from zoo_core.testing.examples import Told
-from zoo_core.testing.plugins import Listing
+from zoo_core.testing.kinds.plugins import Listing
 from zoo_core.testing.subjects import Subject
 
 State = Literal["passed", "failed", "expected failure", "not run"]

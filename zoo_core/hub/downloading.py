@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar
 
 from zoo_core.errors import CheckpointError
-from zoo_core.host import one_line
+from zoo_core.hub.client import reason
 
 PATIENCE = 3.0  # seconds; the client's own is 10
 
@@ -92,17 +91,3 @@ def _refusal(error: Exception, repository: str, name: str, revision: str | None)
     }
     unknown = f"{name!r} of {where} cannot be downloaded: {reason(error)}"
     return next((meaning for kind, meaning in meanings.items() if isinstance(error, kind)), unknown)
-
-
-def reason(error: BaseException) -> str:
-    """Why the Hub's client failed, on one line: what the Hub answered, or the first of the causes."""
-    response = getattr(error, "response", None)
-    if response is not None:
-        hint = "; is the token right?" if response.status_code == 401 else ""
-        said = getattr(error, "server_message", None) or response.reason_phrase
-        return f"the Hub answered {response.status_code} ({_short(said)}){hint}"
-    return reason(error.__cause__) if error.__cause__ else _short(one_line(error))
-
-
-def _short(text: str) -> str:
-    return shorten(text, 300, placeholder=" …")

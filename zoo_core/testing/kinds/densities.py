@@ -14,9 +14,9 @@ from torch.distributions import Distribution
 
 from zoo_core.errors import ConfigError
 from zoo_core.testing.checks import check, require, unfit
+from zoo_core.testing.kinds.support import depends, flat, is_discrete, is_inside, is_point, log_prob, name_of
+from zoo_core.testing.kinds.tables import NODES, Table, fits_a_table, middle_and_width, table_alone, table_of
 from zoo_core.testing.subjects import CODES, Subject, batch_of, drawing
-from zoo_core.testing.support import depends, flat, is_discrete, is_inside, is_point, log_prob, name_of
-from zoo_core.testing.tables import NODES, Table, fits_a_table, middle_and_width, table_alone, table_of
 
 DENSE = ("encoder", "posterior", "decoder", "likelihood", "prior")
 DRAWS = 40_000

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import CheckpointError, ZooError
-from zoo_core.host import core_version
-from zoo_core.hub import reason
+from zoo_core.host import core_version, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -40,6 +40,15 @@ def without_token(text: str, token: str | bool | None = None) -> str:
     return re.sub("|".join([*known, r"\bhf_\w+"]), "hf_…", text)
 
 
-def printable(text: object) -> str:
-    """What a stranger wrote, for a terminal: without what would move its cursor or turn its direction."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(text))
+def reason(error: BaseException) -> str:
+    """Why the Hub's client failed, on one line: what the Hub answered, or the first of the causes."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        hint = "; is the token right?" if response.status_code == 401 else ""
+        said = getattr(error, "server_message", None) or response.reason_phrase
+        return f"the Hub answered {response.status_code} ({_short(said)}){hint}"
+    return reason(error.__cause__) if error.__cause__ else _short(one_line(error))
+
+
+def _short(text: str) -> str:
+    return shorten(text, 300, placeholder=" …")

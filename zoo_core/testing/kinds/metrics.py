@@ -19,8 +19,8 @@ from zoo_core.evaluation.sharing import in_turns
 from zoo_core.metrics import Measurement, Metric, SampleMetric
 from zoo_core.testing.checks import check, require, require_equal, unfit
 from zoo_core.testing.examples import PARTS
+from zoo_core.testing.kinds.trials import degraded, examples, fitted
 from zoo_core.testing.subjects import Subject, drawing
-from zoo_core.testing.trials import degraded, examples, fitted
 
 N, PARTS_OF = 30, (13, 10, 7)  # examples, and unequal batches of them
 SEEDS, STANDARD_ERRORS = 12, 5

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from zoo_core.hub_client import asking, client, printable
+from zoo_core.errors import plain
+from zoo_core.hub.client import asking, client
 from zoo_core.specs import NAME
 
 LIBRARY = "zoo"
@@ -65,9 +66,7 @@ def _ours(found: Iterable[Any]) -> Iterator[HubModel]:
     for model in found:
         if model.library_name == LIBRARY:
             changed = model.last_modified.isoformat() if model.last_modified else ""
-            yield HubModel(
-                printable(model.id), plugins_of(model.tags), model.downloads or 0, changed, bool(model.private)
-            )
+            yield HubModel(plain(model.id), plugins_of(model.tags), model.downloads or 0, changed, bool(model.private))
 
 
 def plugins_of(tags: Any) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from zoo_core.testing.checks import check, require, unfit
-from zoo_core.testing.encoders import require_shapes
 from zoo_core.testing.exercises import EVENT
+from zoo_core.testing.kinds.encoders import require_shapes
+from zoo_core.testing.kinds.support import name_of
 from zoo_core.testing.subjects import CODES, Subject, drawing
-from zoo_core.testing.support import name_of
 
 LEADING = (2, 3)
 

@@ -13,7 +13,16 @@ from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
 from zoo_core.testing.checks import require
-from zoo_core.testing.support import allowed, depends, ends, is_discrete, log_prob, log_prob_within, name_of, replaced
+from zoo_core.testing.kinds.support import (
+    allowed,
+    depends,
+    ends,
+    is_discrete,
+    log_prob,
+    log_prob_within,
+    name_of,
+    replaced,
+)
 
 CELLS = 2**17  # of a table of all that can be drawn
 # Points of a density for each of 1, 2 or 3 numbers together, and how exact that is; for each by itself.

@@ -15,8 +15,8 @@ from zoo_core.config import describe
 from zoo_core.errors import ZooError
 from zoo_core.pretrained import from_pretrained, save_pretrained
 from zoo_core.testing.checks import check, require, require_equal, unfit
+from zoo_core.testing.kinds.trials import descend, objective_of
 from zoo_core.testing.subjects import Subject, as_json, data_of, drawing, fit
-from zoo_core.testing.trials import descend, objective_of
 
 DRAWS, EXAMPLES, STEPS = 16, 8, 20
 PAIR = (1, 1, 2)  # the smallest data of more than one number

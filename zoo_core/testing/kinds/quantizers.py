@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo_core.errors import ConfigError
 from zoo_core.testing.checks import check, require, require_equal, unfit
-from zoo_core.testing.latents import SHAPES
+from zoo_core.testing.kinds.latents import SHAPES
 from zoo_core.testing.subjects import Subject, drawing
 
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from zoo_core.testing.checks import check, require, require_equal
-from zoo_core.testing.densities import require_moments, tiny_prior, varied
 from zoo_core.testing.exercises import trained
+from zoo_core.testing.kinds.densities import require_moments, tiny_prior, varied
+from zoo_core.testing.kinds.support import ends, flat, is_discrete, log_prob
 from zoo_core.testing.subjects import Subject, drawing
-from zoo_core.testing.support import ends, flat, is_discrete, log_prob
 
 DRAWS = 100_000
 NUMBERS = 2**20  # of all draws together

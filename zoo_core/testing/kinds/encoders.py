@@ -10,10 +10,10 @@ from torch.distributions import Distribution, Independent, Normal
 from zoo_core.distributions import has_closed_form_kl, kl
 from zoo_core.errors import ConfigError
 from zoo_core.testing.checks import check, require
-from zoo_core.testing.densities import SIGMAS, told_moment, varied
-from zoo_core.testing.latents import layouts, options
+from zoo_core.testing.kinds.densities import SIGMAS, told_moment, varied
+from zoo_core.testing.kinds.latents import layouts, options
+from zoo_core.testing.kinds.support import is_discrete, is_point, name_of, support_of
 from zoo_core.testing.subjects import Subject, batch_of, drawing
-from zoo_core.testing.support import is_discrete, is_point, name_of, support_of
 
 DRAWS = 20_000
 VARIATIONS = 8_000  # draws of which each has a derivative
