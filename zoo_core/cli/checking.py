@@ -1,14 +1,17 @@
 """``zoo check``: whether a plugin keeps the contracts."""
 
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo_core.cli.output import AsJson, print_json, print_table
+from zoo_core.cli.output import AsJson, print_growing_table, print_json
 from zoo_core.host import default_host
 
 if TYPE_CHECKING:
-    from zoo_core.testing import Report
+    from zoo_core.testing import Case, Report
 
 COLUMNS = ("", "checks", "passed", "expected failures", "failed", "seconds")
 
@@ -32,18 +35,32 @@ def check(
 
     Examples: zoo check vae · zoo check nets conv_encoder · zoo check vae --json
     """
-    from zoo_core.testing import check_plugin
+    from zoo_core.testing import cases
 
-    reports = list(check_plugin(plugin, components or ()))
+    found = cases(plugin, components or ())
+    reports: list[Report] = []
     if as_json:
+        reports += map(_quietly, found)
         print_json([_as_dict(report) for report in reports])
     else:
-        print_table("", COLUMNS, map(_row, reports))
+        print_growing_table(COLUMNS, [case.name for case in found], _rows(found, reports))
         for failure in (failure for report in reports for failure in report.failures):
             print(f"\n{failure}", end="")
         print(f"\n{_summary(reports)}")
     if any(report.failures for report in reports):
         raise typer.Exit(1)
+
+
+def _rows(found: "Sequence[Case]", reports: "list[Report]") -> Iterator[tuple[str, ...]]:
+    for case in found:
+        reports.append(_quietly(case))
+        yield _row(reports[-1])
+
+
+def _quietly(case: "Case") -> "Report":
+    """The report of a component that may print what it likes, and of libraries that show how far they are."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return case()
 
 
 def _row(report: "Report") -> tuple[str, ...]:

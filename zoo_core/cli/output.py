@@ -20,4 +20,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     if title:
         print(title)
     for row in (columns, *rows) if any(columns) else rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _print_row(row, widths)
+
+
+def print_growing_table(columns: Sequence[str], names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table whose rows come one by one: each is printed when it is there.
+
+    Args:
+        names: what will stand in the first column; the others are as wide as their heads.
+    """
+    widths = [max(map(len, (columns[0], *names))), *map(len, columns[1:])]
+    _print_row(columns, widths)
+    for row in rows:
+        _print_row(row, widths)
+
+
+def _print_row(row: Sequence[str], widths: Sequence[int]) -> None:
+    line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+    print(f"  {line}".rstrip(), flush=True)

@@ -10,5 +10,7 @@
 """
 
 from zoo_core.testing.pytest_marks import component_checks as component_checks
+from zoo_core.testing.running import Case as Case
 from zoo_core.testing.running import Report as Report
+from zoo_core.testing.running import cases as cases
 from zoo_core.testing.running import check_plugin as check_plugin

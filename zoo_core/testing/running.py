@@ -97,7 +97,7 @@ class Case:
     run: Callable[[], Report]
 
     def __call__(self) -> Report:
-        """Raises AssertionError with a sentence for each failure."""
+        """The report; in a plugin's own tests an AssertionError, with a sentence for each failure."""
         return self.run()
 
     def __str__(self) -> str:
