@@ -23,7 +23,7 @@ from zoo_core.host import HEAVY, KNOWN_PLUGINS, PluginHost
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("errors", "specs", "arguments", "files", "pins", "randomness"),
+    ("errors", "specs", "arguments", "files", "untrusted", "pins", "randomness"),
     ("hookspecs",),
     ("host",),
     ("distributions", "data"),

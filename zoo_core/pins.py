@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from zoo_core.files import read_json, replace_json
+from zoo_core.files import replace_json
+from zoo_core.untrusted import read_json
 
 FILE = "published.json"
 FORMS = {"revision": "[0-9a-f]{40}", "sha256": "([0-9a-f]{64})?"}

@@ -24,18 +24,10 @@ from zoo_core.components import GenerativeModel
 from zoo_core.config import build, check, describe
 from zoo_core.data import Preprocessing
 from zoo_core.errors import CheckpointError, ConfigError, PluginError, UnknownComponent, ZooError, plain
-from zoo_core.files import (
-    named,
-    parse_json,
-    read_bytes,
-    read_json,
-    require_inside,
-    require_regular,
-    whole_folder,
-    write_json,
-)
+from zoo_core.files import whole_folder, write_json
 from zoo_core.host import PluginHost, Registration, core_version, default_host, one_line
 from zoo_core.hub.downloading import Repository
+from zoo_core.untrusted import named, parse_json, read_bytes, read_json, require_inside, require_regular
 
 FORMAT = 1
 CONFIG, RESULTS = "config.json", "results.json"

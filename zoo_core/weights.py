@@ -18,8 +18,9 @@ from torch.distributions import Distribution
 
 from zoo_core.arguments import shown
 from zoo_core.errors import CheckpointError, plain
-from zoo_core.files import named, parse_json, require_regular, write_json
+from zoo_core.files import write_json
 from zoo_core.host import one_line
+from zoo_core.untrusted import named, parse_json, require_regular
 
 FILE = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)(-[0-9]{5}-of-[0-9]{5})?\.safetensors")
 INDEX = re.compile(r"(?P<stem>model(\.[A-Za-z0-9_]+)?)\.safetensors\.index\.json")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo_core.data.sizes import Size
 from zoo_core.errors import DataError, plain
-from zoo_core.files import require_regular
+from zoo_core.untrusted import require_regular
 
 # Beyond its limit Pillow warns, and decodes all the same.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)

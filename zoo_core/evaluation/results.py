@@ -14,9 +14,9 @@ from zoo_core.data import Dataset
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.evaluation.measuring import evaluate
 from zoo_core.evaluation.sharing import position
-from zoo_core.files import named, read_json, require_inside
 from zoo_core.host import PluginHost, core_version, default_host
 from zoo_core.metrics import Measurement
+from zoo_core.untrusted import named, read_json, require_inside
 
 FORMAT = 1
 # Of a repetition on a CPU, where equal seeds give equal draws: what rounding may move.

@@ -16,10 +16,10 @@ from zoo_core.cards.pictures import PICTURES
 from zoo_core.components import GenerativeModel
 from zoo_core.errors import CheckpointError, UnknownComponent, ZooError
 from zoo_core.evaluation import read_results
-from zoo_core.files import named, read_bytes, require_inside
 from zoo_core.host import PluginHost, one_line
 from zoo_core.pretrained import RESULTS, from_pretrained, local_folder, read_config, save_pretrained
 from zoo_core.publishing.recipes import RECIPE, as_yaml
+from zoo_core.untrusted import named, read_bytes, require_inside
 
 CARD = "README.md"
 LARGEST_CARD = 2**20  # bytes

@@ -16,10 +16,10 @@ from zoo_core.arguments import checked, join, parameters, shown, unknown_argumen
 from zoo_core.components import StatisticalModel
 from zoo_core.config import check
 from zoo_core.errors import ConfigError, UnknownComponent, plain
-from zoo_core.files import DEEPEST_JSON, read_bytes
 from zoo_core.host import PluginHost, default_host
 from zoo_core.ready_parts import spelled_out
 from zoo_core.training.recipe import Data, Evaluation, Recipe, Training
+from zoo_core.untrusted import DEEPEST_JSON, read_bytes
 
 Section = TypeVar("Section")
 
