@@ -1,4 +1,4 @@
-"""JSON and files of strangers: what is allowed is read as it was written; the rest is for the tests of hostile files."""
+"""JSON and files of strangers: what is allowed is read as it was written; hostile ones have tests of their own."""
 
 import json
 from pathlib import Path
