@@ -135,7 +135,9 @@ class PluginHost:
             names = ", ".join(f"{r.full_name} ({r.spec.kind})" for r in matches)
             raise UnknownComponent(f"{name!r} names more than one {what}: {names}; use the full name")
         self._explain_absence(name)
-        raise UnknownComponent(f"no {what} {name!r}{self._suggestion(name, offered)}{self._not_loaded()}")
+        others = sorted({r.spec.kind for r in self.registrations() if name in (r.full_name, r.spec.name)})
+        known = f" (it is of the kind {' or '.join(others)})" if others else ""
+        raise UnknownComponent(f"no {what} {name!r}{known}{self._suggestion(name, offered)}{self._not_loaded()}")
 
     def load(self, registration: Registration) -> Any:
         """Imports what a registration's target names.
