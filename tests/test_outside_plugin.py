@@ -71,13 +71,6 @@ ASK = """
     print(json.dumps({"plugins": sorted(default_host().plugins), "said": said}))
 """
 
-PYTEST_THERE = """
-    import sys
-    sys.path.append(sys.argv[1])
-    import pytest
-    sys.exit(pytest.main(sys.argv[2:]))
-"""
-
 TEST = """
     import sys
     sys.path.append(sys.argv[1])

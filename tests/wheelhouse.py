@@ -1,5 +1,7 @@
 """Fixtures of a session: the zoo as its users install it. Get them with ``pytest_plugins = ["tests.wheelhouse"]``."""
 
+import fcntl
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,11 +18,22 @@ def sources() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="session")
 def wheels(sources: dict[str, set[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel of the core and of each first-party plugin, by distribution."""
-    into = tmp_path_factory.mktemp("wheels")
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        built = pool.map(lambda project: build_wheel(project, into), PROJECTS)
-        return {project_name(project): wheel for project, wheel in zip(PROJECTS, built, strict=True)}
+    """The wheel of the core and of each first-party plugin, by distribution; built once for all workers."""
+    folder = shared(tmp_path_factory) / "wheels"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            built = folder.with_suffix(".building")
+            with ThreadPoolExecutor(max_workers=2) as pool:
+                list(pool.map(lambda project: build_wheel(project, built), PROJECTS))
+            built.rename(folder)
+    return {name: wheel for name in sources for wheel in (folder / name).glob("*.whl")}
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all its workers have."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
