@@ -135,10 +135,11 @@ class TestCore:
     def test_imports_nothing_in_a_circle(self) -> None:
         graphlib.TopologicalSorter({module: edges(module, "first") - {module} for module in CORE}).prepare()
 
-    def test_each_module_may_be_imported_first(self) -> None:
+    def test_each_room_may_be_imported_first(self) -> None:
+        """Also where a package's own file takes names from the modules inside it."""
         code = f"""
 import importlib, sys
-for module in {sorted(CORE.keys() - {"zoo_core.cli.__main__"})}:
+for module in {sorted(m for m in CORE if m.count(".") <= 1)}:
     for known in [m for m in sys.modules if m.partition(".")[0] == "zoo_core"]:
         del sys.modules[known]
     importlib.import_module(module)
