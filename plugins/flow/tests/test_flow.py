@@ -150,11 +150,11 @@ class Bent:
         return Normal(0.0, 1.0).log_prob(x_1) + Normal(0.5 * x_1.square(), 0.5 * (0.4 * x_1).exp()).log_prob(x_2)
 
 
-def fitted(name: str, p: Any, size: int, steps: int = 300, **arguments: Any) -> Any:
+def fitted(name: str, p: Any, size: int, steps: int = 150, **arguments: Any) -> Any:
     model = build({"type": name, "hidden": [24], **arguments}, data_shape=(size,))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = 2e-2 * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()
         (-model.log_prob(p.sample(256))).mean().backward()
         optimizer.step()

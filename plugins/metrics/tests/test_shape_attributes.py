@@ -87,7 +87,7 @@ def decibels(x: Tensor, y: Tensor) -> float:
 @pytest.mark.parametrize("split", ["test", "novel"])
 @pytest.mark.parametrize("objects", [1, 2])
 def test_drawn_scenes_are_read_entirely_right(split: str, objects: int) -> None:
-    batch = scenes(150, split, objects=objects)
+    batch = scenes(60, split, objects=objects)
     assert share(whole(read_scene(batch["image"]), batch)) >= 0.99
 
 
@@ -103,14 +103,14 @@ WORN: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 def test_scenes_are_read_through_blur_and_noise(wear: str) -> None:
     """About as far from the original as a compressing model's decoder gets; the second figure bounds it in dB."""
     change, at_most = WORN[wear]
-    batch = scenes(200)
+    batch = scenes(100)
     worn = change(batch["image"])
     assert decibels(worn, batch["image"]) < at_most
     assert share(whole(read_scene(worn), batch)) >= 0.97
 
 
 def test_colours_that_are_off_or_paler_are_still_those_colours() -> None:
-    batch = scenes(100)
+    batch = scenes(50)
     x = batch["image"]
     ground = x[:, :, :1, :1]
     for changed in (ground + 0.7 * (x - ground), x + 0.03 * torch.randn(len(x), 3, 1, 1)):
@@ -120,13 +120,13 @@ def test_colours_that_are_off_or_paler_are_still_those_colours() -> None:
 
 @pytest.mark.parametrize("image_size", [16, 24, 33, 48])
 def test_pictures_of_other_sizes_are_read(image_size: int) -> None:
-    batch = scenes(100, image_size=image_size)
+    batch = scenes(40, image_size=image_size)
     assert share(whole(read_scene(batch["image"]), batch)) >= 0.99
 
 
 def test_what_is_read_draws_the_picture_again() -> None:
     """The shifts are read to a fraction of a pixel: half a step of the search is 4 thousandths."""
-    batch = scenes(100)
+    batch = scenes(50)
     read = read_scene(batch["image"])
     assert decibels(drawn(read), batch["image"]) > 35
     best = turned(batch) | {"count": batch["count"]}
@@ -155,9 +155,9 @@ def test_an_object_off_its_place_counts_for_the_nearest() -> None:
 
 
 def test_a_picture_is_read_alike_whatever_its_batch() -> None:
-    batch = scenes(150)
+    batch = scenes(60)
     together = read_scene(batch["image"])
-    apart = [read_scene(x) for x in torch.split(batch["image"], 40)]
+    apart = [read_scene(x) for x in torch.split(batch["image"], 25)]
     assert all(torch.equal(column, torch.cat([a[name] for a in apart])) for name, column in together.items())
 
 
@@ -213,7 +213,7 @@ def grey_disc_beside_another() -> Tensor:
 
 def scrambled() -> Tensor:
     """Scenes cut into squares of 8 pixels, which are laid out anew."""
-    squares = scenes(100)["image"].unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)[:, :, torch.randperm(16)]
+    squares = scenes(50)["image"].unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)[:, :, torch.randperm(16)]
     return squares.view(-1, 3, 4, 4, 8, 8).transpose(3, 4).reshape(-1, 3, 32, 32)
 
 
@@ -277,7 +277,7 @@ def sentences(factors: Factors) -> list[set[str]]:
 
 def test_a_caption_holds_of_its_own_picture() -> None:
     for split in ("test", "novel"):
-        batch = scenes(100, split)
+        batch = scenes(50, split)
         assert share(caption_holds(batch["image"], batch["caption"])) >= 0.99
 
 
@@ -315,7 +315,7 @@ CHANGES: dict[str, Callable[[Factors, str], Factors]] = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_makes_the_sentences_wrong_that_say_it(name: str) -> None:
-    batch = scenes(150, objects=2 if name == "relation" else 1)
+    batch = scenes(60, objects=2 if name == "relation" else 1)
     changed = {**batch, **CHANGES[name](batch, name)}
     expected = [said in told for said, told in zip(batch["caption"], sentences(changed), strict=True)]
     holds = caption_holds(drawn(changed), batch["caption"])
@@ -328,7 +328,7 @@ def test_a_change_makes_the_sentences_wrong_that_say_it(name: str) -> None:
 
 @pytest.mark.parametrize("attribute", ["colour", "shape", "size"])
 def test_attributes_that_are_exchanged_between_two_objects_are_found_wrong(attribute: str) -> None:
-    batch = scenes(150, objects=2)
+    batch = scenes(60, objects=2)
     a, b = f"{attribute}_1", f"{attribute}_2"
     changed = {**batch, a: batch[b], b: batch[a]}
     expected = [said in told for said, told in zip(batch["caption"], sentences(changed), strict=True)]
@@ -337,7 +337,7 @@ def test_attributes_that_are_exchanged_between_two_objects_are_found_wrong(attri
 
 
 def test_a_second_object_makes_the_sentence_of_one_wrong_and_one_that_of_two() -> None:
-    batch = scenes(80, objects=2)
+    batch = scenes(40, objects=2)
     first = {**batch, "shape_2": torch.full_like(batch["shape_2"], -1), "count": torch.ones_like(batch["count"])}
     said = captions({**first, "relation": torch.full_like(batch["count"], -1)}, torch.ones_like(batch["count"]))
     assert share(caption_holds(drawn(first), said)) >= 0.98
@@ -402,37 +402,37 @@ ALL = {"caption", "caption_accuracy_one", "caption_accuracy_two", "count", *ATTR
 
 
 def test_a_model_that_draws_what_is_said_is_right_in_all() -> None:
-    data = load("shapes", "novel", length=200, seed=9)
-    found = evaluate(painter(), [build("metrics/shape_attributes")], data, batch=64)
+    data = load("shapes", "novel", length=100, seed=9)
+    found = evaluate(painter(), [build("metrics/shape_attributes")], data, batch=40)
     assert values(found) == pytest.approx(dict.fromkeys(ALL, 1), abs=0.005)
     assert {m.unit for m in found.values()} == {"1"}
 
 
 def test_each_value_is_over_the_examples_that_say_it() -> None:
-    batch = scenes(200)
+    batch = scenes(100)
     n = {name.removesuffix("_accuracy"): m.n for name, m in measured(painter(), batch).items()}
     said = batch["caption"]
     sized = sum(bool(re.search("small|little|big|large", sentence)) for sentence in said)
     placed = sum(bool(re.search(r"\b(in|at|on) the ", sentence)) for sentence in said)
     two = int((batch["count"] == 2).sum())
-    halves = {"caption_accuracy_one": 200 - two, "caption_accuracy_two": two, "relation": two}
-    every = dict.fromkeys(("caption", "count", "colour", "shape"), 200)
+    halves = {"caption_accuracy_one": 100 - two, "caption_accuracy_two": two, "relation": two}
+    every = dict.fromkeys(("caption", "count", "colour", "shape"), 100)
     assert n == {**every, **halves, "size": sized, "position": placed}
-    assert 0 < placed < sized < 200
+    assert 0 < placed < sized < 100
 
 
 def test_a_model_that_shuffles_pictures_gets_what_the_exact_comparison_gives() -> None:
     """Of two values of each attribute, so that many a shuffled picture fits many a sentence."""
-    batch = scenes(200, objects=1)
+    batch = scenes(100, objects=1)
     few = {f"{name}_1": batch[f"{name}_1"] % 2 for name in ATTRIBUTES}
     batch = {**batch, **few}
-    batch["caption"] = captions({n: c for n, c in batch.items() if n in TRUTH}, torch.arange(200) % WORDINGS)
-    order = torch.randperm(200)
+    batch["caption"] = captions({n: c for n, c in batch.items() if n in TRUTH}, torch.arange(100) % WORDINGS)
+    order = torch.randperm(100)
     shuffled = {name: column[order] for name, column in batch.items() if isinstance(column, Tensor)}
     found = values(measured(painter(lambda _: shuffled), batch))
     expected = [said in told for said, told in zip(batch["caption"], sentences(shuffled), strict=True)]
-    assert 0.05 < sum(expected) / 200 < 0.5
-    assert found["caption"] == found["caption_accuracy_one"] == pytest.approx(sum(expected) / 200, abs=0.01)
+    assert 0.05 < sum(expected) / 100 < 0.5
+    assert found["caption"] == found["caption_accuracy_one"] == pytest.approx(sum(expected) / 100, abs=0.01)
     for name in ("colour", "shape"):
         same = share(shuffled[f"{name}_1"] == batch[f"{name}_1"])
         assert found[name] == pytest.approx(same, abs=0.01)
@@ -444,7 +444,7 @@ def test_a_model_that_shuffles_pictures_gets_what_the_exact_comparison_gives() -
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_a_wrong_attribute_is_wrong_in_its_own_accuracy_alone(attribute: str) -> None:
     name = f"{attribute}_1"
-    batch = scenes(150, objects=1)
+    batch = scenes(60, objects=1)
     found = values(measured(painter(lambda told: {**told, **CHANGES[name](told, name)}), batch))
     others = {"count", *ATTRIBUTES} - {attribute}
     assert found[attribute] == 0
@@ -457,7 +457,7 @@ def rows(batch: Mapping[str, Any], order: Tensor) -> dict[str, Any]:
 
 def unlike_pairs() -> dict[str, Any]:
     """Pairs in which there is no doubt which object is which, even if the colour of the first is the next one."""
-    batch = scenes(200, objects=2)
+    batch = scenes(100, objects=2)
     unlike = (batch["shape_1"] != batch["shape_2"]) & ((batch["colour_2"] - batch["colour_1"]) % 8 > 1)
     return rows(batch, unlike.nonzero().squeeze(1))
 
@@ -479,7 +479,7 @@ def test_mirrored_pairs_have_the_inverse_relation_and_else_what_they_had() -> No
 
 
 def test_a_missing_object_is_wrong_in_all_its_attributes() -> None:
-    batch = scenes(150, objects=2)
+    batch = scenes(60, objects=2)
     absent = torch.full_like(batch["count"], -1)
     found = values(measured(painter(lambda told: {**told, "shape_2": absent}), batch))
     assert found["count"] == found["relation"] == found["caption"] == 0
@@ -487,7 +487,7 @@ def test_a_missing_object_is_wrong_in_all_its_attributes() -> None:
 
 
 def test_which_object_is_the_first_makes_no_difference() -> None:
-    batch = scenes(80, objects=2)
+    batch = scenes(40, objects=2)
     for change in (dict, lambda told: {**told, **CHANGES["colour_1"](told, "colour_1")}):
         pictures = drawn(change(batch))
         model = painter()
@@ -497,7 +497,7 @@ def test_which_object_is_the_first_makes_no_difference() -> None:
 
 def test_two_like_objects_stand_in_the_order_that_is_right() -> None:
     """A red ring left of a red ring: no attribute tells them apart, and the relation is right all the same."""
-    batch = {name: c for name, c in scenes(60, objects=2).items() if name in TRUTH}
+    batch = {name: c for name, c in scenes(30, objects=2).items() if name in TRUTH}
     batch |= {f"{name}_2": batch[f"{name}_1"] for name in ("colour", "shape", "size")}
     for wording in (0, 1, 90):
         said = captions(batch, torch.full_like(batch["count"], wording))
@@ -506,7 +506,7 @@ def test_two_like_objects_stand_in_the_order_that_is_right() -> None:
 
 
 def test_states_of_two_halves_add_up_to_that_of_the_whole() -> None:
-    batch = scenes(120)
+    batch = scenes(60)
     # The first half has no pairs, and the second has nothing else.
     batch = rows(batch, torch.argsort(batch["count"], stable=True))
     one = int((batch["count"] == 1).sum())

@@ -119,14 +119,14 @@ def test_a_posterior_without_a_density_is_refused(loss: Loss) -> None:
 @every_objective
 def test_gradient_steps_lower_an_objective(loss: Loss, ppca: PPCA) -> None:
     x, model = ppca.draw(64), ppca.model(shift=1.0, stretch=2.5)
-    optimizer = torch.optim.Adam(model.encoder.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(model.encoder.parameters(), lr=0.04)
 
     def measured() -> Tensor:
         with torch.no_grad():
-            return torch.stack([loss(model, {"image": x}).total for _ in range(50)])
+            return torch.stack([loss(model, {"image": x}).total for _ in range(30)])
 
     before = measured()
-    for _ in range(100):
+    for _ in range(50):
         optimizer.zero_grad()
         loss(model, {"image": x}).total.backward()
         optimizer.step()
@@ -236,8 +236,9 @@ def test_bounds_of_one_sample_are_the_elbo_of_so_many(ppca: PPCA, x: Tensor, M: 
 
 def test_more_bounds_have_the_mean_of_one_and_less_noise(ppca: PPCA, x: Tensor) -> None:
     model, losses = ppca.model(**WORSE), (MIWAE(bounds=9, samples=4), IWAE(samples=4))
+    x = x.repeat(4, 1, 1, 1)
     with torch.no_grad():
-        nine, one = (torch.stack([loss(model, {"image": x}).total for _ in range(1000)]) for loss in losses)
+        nine, one = (torch.stack([loss(model, {"image": x}).total for _ in range(250)]) for loss in losses)
     assert near(nine - one, 0.0)
     assert nine.std().item() == pytest.approx(one.std().item() / 3, rel=0.15)
 
@@ -316,11 +317,11 @@ def test_the_three_terms_approach_those_of_a_gaussian_with_the_batch(examples: i
     known = [(C / s**2).logdet(), v.log().sum() - C.logdet(), (v - 1 - v.log()).sum()]  # 2.7, 0.53 and 0.05, halved
 
     def estimated(B: int) -> Tensor:
-        batches = MultivariateNormal(zero, S).sample((40, B))
+        batches = MultivariateNormal(zero, S).sample((100, B))
         of_each = [of_batch(BetaTC(examples), gaussian(mu, s), gaussian(zero, 1.0)) for mu in batches]
         return torch.stack([torch.stack(parts).mean(1) for parts in of_each])
 
-    assert near(estimated(1000), torch.stack(known) / 2)
+    assert near(estimated(400), torch.stack(known) / 2)
     assert not near(estimated(10), torch.stack(known) / 2)  # so few examples tell q(z) badly
 
 
@@ -359,7 +360,7 @@ def test_total_correlation_takes_independent_latents(ppca: PPCA, x: Tensor) -> N
 def test_the_discrepancy_of_a_distribution_with_itself_is_0_on_the_average() -> None:
     """From the smallest batches, where a biased estimate is far too high."""
     a, b = torch.randn(2, 5000, 4, 3, dtype=torch.float64)
-    assert near(torch.stack([InfoVAE().mmd(*pair) for pair in zip(a, b, strict=True)]), 0.0)
+    assert near(torch.vmap(InfoVAE().mmd)(a, b), 0.0)
 
 
 @pytest.mark.parametrize(("shift", "sigma"), [(0.0, 1.0), (0.7, 1.0), (0.0, 0.4), (-1.0, 2.0)])
@@ -373,7 +374,7 @@ def test_the_discrepancy_of_two_gaussians_is_the_one_worked_out(shift: float, si
 
     known = kernel(0, 2 * sigma**2) + kernel(0, 2) - 2 * kernel(shift, 1 + sigma**2)
     a, b = torch.randn(2, 2000, 10, D, dtype=torch.float64)
-    estimates = torch.stack([loss.mmd(shift + sigma * z, p) for z, p in zip(a, b, strict=True)])
+    estimates = torch.vmap(loss.mmd)(shift + sigma * a, b)
     assert near(estimates, known)
     assert (known > 10 * mean_and_error(estimates)[1]) == ((shift, sigma) != (0.0, 1.0))
 
