@@ -31,8 +31,9 @@ demo: setup
 	@$(BIN)/zoo generate dalle-shapes "a small red circle left of a big blue square" "an orange star" --output demo/shapes.png
 	@$(BIN)/zoo generate dalle-emoji "red heart" "pizza" "rocket" --output demo/emoji.png
 
+# A file at a time, so that what its tests share is made once; in order, so that no long one comes last.
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: setup
 	$(BIN)/python -m pytest -m soak tests/test_soak.py

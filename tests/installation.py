@@ -46,10 +46,18 @@ def source_files(project: Path) -> set[str]:
 
 def build_wheel(project: Path, into: Path) -> Path:
     """The wheel of a project, built in a folder of its own inside ``into`` with the build tools that are installed."""
-    folder = into / project_name(project)
-    pip("wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, project)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    return build_wheels([project], into / project_name(project))[project_name(project)]
+
+
+def build_wheels(projects: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """The wheels of projects by distribution, built in one folder."""
+    pip("wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *projects)
+    return built(folder)
+
+
+def built(folder: Path) -> dict[str, Path]:
+    """The wheels in a folder by distribution."""
+    return {canonicalize_name(wheel.name.partition("-")[0]): wheel for wheel in folder.glob("*.whl")}
 
 
 def empty_venv(folder: Path, wheels: Iterable[Path]) -> Path:

@@ -15,7 +15,7 @@ from zoo_core import GenerativeModel, Loss, LossOutput, build
 from zoo_core.training.processes.placement import wrapping
 from zoo_core.training.processes.wrapping import recompute
 
-STEPS, HALF, BATCH, PARTS, CLIP = 20, 10, 18, 4, 20.0
+STEPS, HALF, BATCH, PARTS, CLIP = 8, 4, 18, 4, 20.0
 VAE = {
     "type": "vae/vae",
     "encoder": {"type": "nets/mlp_encoder", "latents": 3, "hidden": [9]},
@@ -229,7 +229,11 @@ def beginning(way: str, rank: int, world: int) -> dict[str, Tensor]:
         return copy.deepcopy(training.objective.state_dict())
 
 
-def main(rank: int, world: int, folder: Path) -> None:
+def main() -> None:
+    run(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+
+
+def run(rank: int, world: int, folder: Path) -> None:
     """Two processes train all there is, more go on from where two had come; each leaves a file."""
     store = f"file://{folder}/store-{world}"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
@@ -246,7 +250,3 @@ def main(rank: int, world: int, folder: Path) -> None:
     distributed.barrier()
     # gloo's threads may outlive the interpreter, which then aborts.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,9 +1,7 @@
 """Runs that train a finished model further: where they begin, what they leave alone, and how they go on."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.zygote import Zygote, ends, zygote
 from zoo_core import CheckpointError, from_pretrained, save_pretrained, train
 from zoo_core.cli.main import app, main
 from zoo_core.training.reading import overridden, parse_recipe
 from zoo_core.training.recipe import Recipe
 from zoo_core.training.tuning.fine_tuning import recipe_from
+
+__all__ = ["zygote"]
 
 VAE = {
     "type": "vae/vae",
@@ -122,21 +123,15 @@ def test_adapters_end_as_weights_and_a_run_goes_on_with_them(vae: Path, tmp_path
     assert changed(cut, whole) == set()
 
 
-def test_two_processes_train_the_same_adapters_as_one(vae: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_adapters_as_one(zygote: Zygote, vae: Path, tmp_path: Path) -> None:
     settings = (
         "training.micro_batch=16", "training.freeze=[encoder]", "training.lora={rank: 2}", "training.ema=0.5",
         "training.optimizer=adamw", "training.weight_decay=0.5",
     )  # fmt: skip
     one = further(vae, tmp_path / "one", *settings)
     (tmp_path / "two.json").write_text((tmp_path / "one" / "recipe.json").read_text())
-    launch = (
-        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "zoo_core.training"),
-    )
-    subprocess.run(
-        [sys.executable, *launch, str(tmp_path / "two.json"), "-o", str(tmp_path / "two")],
-        check=True, capture_output=True, timeout=120, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
+    children = zygote.start_group(tmp_path / "two.json", "-o", tmp_path / "two", folder=tmp_path)
+    assert ends(children) == [0, 0], children[0].stderr
     two = weights(tmp_path / "two" / "model")
     learned = {"decoder.body.1.weight", "decoder.body.3.weight"}
     assert changed(two, weights(vae)) == changed(one, weights(vae)) == learned

@@ -2,13 +2,9 @@
 
 import hashlib
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ import torch
 from torch.distributions import Independent, Normal
 from typer.testing import CliRunner
 
+from tests.zygote import ends, zygote
 from zoo_core import (
     CheckpointError,
     ConfigError,
@@ -37,7 +34,10 @@ from zoo_core.evaluation import read_results
 from zoo_core.randomness import derived_seed, seed_everything
 from zoo_core.training.reading import parse_recipe
 
+__all__ = ["zygote"]
+
 LATENTS = 4
+ZOO = "zoo_core.cli.main:main"
 GMM = {"type": "classical/gmm", "components": 5}
 
 
@@ -99,15 +99,6 @@ def same(a, b):
     assert a.keys() == b.keys()
     assert a
     return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
-
-
-def zoo(*arguments, code=0, command=("-m", "zoo_core.cli"), **environment):
-    done = subprocess.run(
-        [sys.executable, *command, *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    return done.stderr if code else done.stdout
 
 
 class TestLatents:
@@ -358,30 +349,29 @@ class TestCommand:
         assert "objective at the first step" in done.output
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_killed_fit_goes_on_bit_for_bit(self, vae, tmp_path):
+    def test_a_killed_fit_goes_on_bit_for_bit(self, zygote, vae, tmp_path):
         options = ["--prior", "{type: classical/gmm, components: 8}"]
         for setting in ("steps=40", "batch=200", "log_every=1", "save_every=5", "tolerance=0"):
             options += ["--set", f"training.{setting}"]
-        command = [sys.executable, "-m", "zoo_core.cli", "fit-prior", str(vae), *options, "-o", str(tmp_path / "cut")]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and reports(tmp_path / "cut") < 22:
-                time.sleep(0.001)
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
+        words = ("fit-prior", vae, *options, "-o")
+        killed = zygote.start(*words, tmp_path / "cut", folder=tmp_path, program=ZOO)
+        killed.wait_until(lambda: reports(tmp_path / "cut") >= 22)
+        killed.send(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
         assert not (tmp_path / "cut" / "model").exists()
-        assert zoo("fit-prior", vae, *options, "-o", tmp_path / "cut").strip() == str(tmp_path / "cut" / "model")
+        on = zygote.start(*words, tmp_path / "cut", folder=tmp_path, program=ZOO)
+        assert on.wait() == 0, on.stderr
+        assert on.output.read_text().strip() == str(tmp_path / "cut" / "model")
         CliRunner().invoke(app, ["fit-prior", str(vae), *options, "-o", str(tmp_path / "whole")])
         assert reports(tmp_path / "cut") == reports(tmp_path / "whole") == 40
         whole = state(tmp_path / "whole" / "model", prior=True)
         assert same(state(tmp_path / "cut" / "model", prior=True), whole)
 
-    def test_two_processes_fit_as_one(self, vae, fitted, tmp_path):
-        launch = (
-            *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "zoo_core.cli"),
-        )
+    def test_two_processes_fit_as_one(self, zygote, vae, fitted, tmp_path):
         options = ("--prior", "{type: classical/gmm, components: 5}", "--draws", 3, "-o", tmp_path / "two")
-        told = zoo("fit-prior", vae, *options, command=launch, ACCELERATE_USE_CPU="true")
+        children = zygote.start_group("fit-prior", vae, *options, folder=tmp_path, program=ZOO)
+        assert ends(children) == [0, 0], children[0].stderr
+        told = "".join(child.output.read_text() for child in children)
         assert told.count(str(tmp_path / "two" / "model")) == 1
         one, two = state(fitted, prior=True), state(tmp_path / "two" / "model", prior=True)
         for name, tensor in one.items():

@@ -16,7 +16,10 @@ import pytest
 import yaml
 
 from tests import tiny
+from tests.zygote import ends, free_port, zygote
 from zoo_core import from_pretrained
+
+__all__ = ["zygote"]
 
 ROOT = Path(__file__).parents[1]
 RECIPE = {
@@ -24,7 +27,7 @@ RECIPE = {
     "model": tiny.VAE,
     "loss": "vae/elbo",
     "data": {"name": "core/digits"},
-    "training": {"steps": 20, "batch": 32, "log_every": 1, "save_every": 10},
+    "training": {"steps": 20, "batch": 32, "log_every": 1, "save_every": 10, "trackers": []},
     "evaluation": {"metrics": []},
 }
 
@@ -107,28 +110,44 @@ def losses(folder):
 
 
 @pytest.fixture(scope="module")
-def one_host(tmp_path_factory):
-    """The folder of a run of two processes, and what it told."""
-    folder = tmp_path_factory.mktemp("one_host")
+def trained(zygote, tmp_path_factory):
+    """The losses of a run of two processes that no launcher has started."""
+    folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-    with Command(*started(folder / "tiny.yaml", "-o", folder / "run")) as run:
-        code, told = run.end()
-    assert code == 0, told
-    return folder / "run", told
+    children = zygote.start_group(folder / "tiny.yaml", "-o", folder / "run", folder=folder)
+    assert ends(children) == [0, 0], children[0].stderr
+    return losses(folder / "run")
 
 
 class TestOneHost:
-    def test_two_processes_train_one_model(self, one_host):
-        folder, told = one_host
-        assert from_pretrained(folder / "model").provenance["processes"] == 2
+    def test_misconfigured_launches_are_refused_with_the_command_that_works(self, zygote, trained, recipe, tmp_path):
+        folder = tmp_path / "run"
+        words = ("-m", "zoo_core.training", recipe, "-o", folder)
+        with Command("accelerate", "launch", "--num_machines", "1", "--cpu", "--num_processes", "2", *words) as refused:
+            code, told = refused.end()
+        one_instead_of_two = code, told
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        strangers = [
+            zygote.start(recipe, "-o", folder, folder=tmp_path, environment={**place, "RANK": rank, "LOCAL_RANK": rank})
+            for rank in ("0", "1")
+        ]
+        two_strangers = max(ends(strangers)), strangers[0].stderr
+        command = working(*one_instead_of_two)
+        assert working(*two_strangers) == command
+        assert not (folder / "log.jsonl").exists()
+        with Command("sh", "-c", command) as works:
+            code, told = works.end()
+        assert code == 0, told
         assert told.splitlines()[-1] == str(folder / "model")
+        assert from_pretrained(folder / "model").provenance["processes"] == 2
+        assert losses(folder) == trained
 
-    def test_the_documented_command_for_a_cpu_trains_the_same(self, one_host, recipe, tmp_path):
+    def test_the_documented_command_for_a_cpu_trains_the_same(self, trained, recipe, tmp_path):
         (command,) = documented("accelerate launch .*two_processes_cpu.yaml")
         with Command("sh", "-c", command.replace("vae-mnist", f"{recipe} -o {tmp_path / 'run'}")) as run:
             code, told = run.end()
         assert code == 0, told
-        assert losses(tmp_path / "run") == losses(one_host[0])
+        assert losses(tmp_path / "run") == trained
 
     def test_a_signal_to_one_process_stops_all_and_can_be_gone_on_from(self, recipe, tmp_path):
         with Command(*started(recipe, "-o", tmp_path, *ENDLESS)) as run:
@@ -155,27 +174,12 @@ def saved(folder):
     return max(int(path.parent.name.partition("-")[2]) for path in folder.glob("checkpoints/step-*/manifest.json"))
 
 
-def refusal(recipe, folder, *options):
-    """The command that ``accelerate launch`` with these options is told to be replaced by."""
-    run = ("-m", "zoo_core.training", recipe, "-o", folder)
-    with Command("accelerate", "launch", "--num_machines", "1", *options, *run) as refused:
-        code, told = refused.end()
+def working(code, told):
+    """The command that one which is refused is told to be replaced by."""
     assert code == 1
-    assert not (folder / "log.jsonl").exists()
     command = re.search(r"(?:ACCELERATE_USE_CPU=true )?zoo train .*? --num-processes 2", told)
     assert command, told
     return command[0]
-
-
-def test_misconfigured_launches_are_refused_with_the_command_that_works(recipe, tmp_path):
-    folder = tmp_path / "run"
-    one_instead_of_two = refusal(recipe, folder, "--cpu", "--num_processes", "2")
-    two_strangers = refusal(recipe, folder, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
-    assert one_instead_of_two == two_strangers
-    with Command("sh", "-c", two_strangers) as works:
-        code, told = works.end()
-    assert code == 0, told
-    assert from_pretrained(folder / "model").provenance["processes"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +188,10 @@ def hosts():
     if not (shutil.which("ip") and os.geteuid() == 0):
         pytest.skip("network namespaces need root and iproute2")
     names = [f"zoo-{side}-{os.getpid()}" for side in "ab"]
-    ends = [f"zoo{side}{os.getpid() % 10**8}" for side in "ab"]
+    cable = [f"zoo{side}{os.getpid() % 10**8}" for side in "ab"]
     steps = [f"ip netns add {name}" for name in names]
-    steps += [f"ip link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]}"]
-    for number, (name, end) in enumerate(zip(names, ends, strict=True), 1):
+    steps += [f"ip link add {cable[0]} netns {names[0]} type veth peer name {cable[1]} netns {names[1]}"]
+    for number, (name, end) in enumerate(zip(names, cable, strict=True), 1):
         steps += [f"ip -n {name} {step}" for step in (
             f"addr add 10.77.0.{number}/24 dev {end}", f"link set {end} up", "link set lo up"
         )]  # fmt: skip
@@ -196,7 +200,7 @@ def hosts():
             done = subprocess.run(step.split(), capture_output=True, text=True)
             if done.returncode:
                 pytest.skip(f"no network namespaces here: {step}: {done.stderr.strip()}")
-        yield [Host(*host) for host in zip(names, ends, strict=True)]
+        yield [Host(*host) for host in zip(names, cable, strict=True)]
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
@@ -228,23 +232,23 @@ class TestTwoHosts:
                 runs.append(stack.enter_context(host.command(*command.split(), **environment)))
             yield runs
 
-    def trained(self, hosts, recipe, folder, *options, **environment):
+    def begun(self, hosts, recipe, folder, *options, **environment):
         changes = {"vae-mnist": recipe, "/shared/run": folder, "-processes 16": " ".join(("-processes 2", *options))}
         return self.launched(hosts, "zoo train .* --machine-rank", changes, **environment)
 
-    def test_the_documented_commands_train_as_one_host_does(self, hosts, one_host, recipe, tmp_path):
-        with self.trained(hosts, recipe, tmp_path / "zoo") as runs:
-            ends = [run.end() for run in runs]
-        assert [code for code, _ in ends] == [0, 0], ends
+    def test_the_documented_commands_train_as_one_host_does(self, hosts, trained, recipe, tmp_path):
+        with self.begun(hosts, recipe, tmp_path / "zoo") as runs:
+            ended = [run.end() for run in runs]
+        assert [code for code, _ in ended] == [0, 0], ended
         options = f"--num_processes 2 --main_process_ip {self.ADDRESS} -m zoo_core"
         changes = {"-m zoo_core": options, "vae-mnist": f"{recipe} -o {tmp_path / 'accelerate'}"}
         with self.launched(hosts, "accelerate launch .*two_hosts.yaml", changes, ACCELERATE_USE_CPU="true") as runs:
-            ends = [run.end() for run in runs]
-        assert [code for code, _ in ends] == [0, 0], ends
-        assert losses(tmp_path / "zoo") == losses(tmp_path / "accelerate") == losses(one_host[0])
+            ended = [run.end() for run in runs]
+        assert [code for code, _ in ended] == [0, 0], ended
+        assert losses(tmp_path / "zoo") == losses(tmp_path / "accelerate") == trained
 
     def test_a_host_that_dies_ends_the_run_on_the_other(self, hosts, recipe, tmp_path):
-        with self.trained(hosts, recipe, tmp_path, *ENDLESS) as (main, other):
+        with self.begun(hosts, recipe, tmp_path, *ENDLESS) as (main, other):
             main.wait_until_saved(tmp_path)
             for process in other.family():
                 process.kill()
@@ -254,14 +258,14 @@ class TestTwoHosts:
         assert saved(tmp_path) > 0
 
     def test_a_cable_that_breaks_ends_the_run_on_both(self, hosts, recipe, tmp_path):
-        with self.trained(hosts, recipe, tmp_path, *ENDLESS, ZOO_SILENCE="3") as runs:
+        with self.begun(hosts, recipe, tmp_path, *ENDLESS, ZOO_SILENCE="3") as runs:
             runs[0].wait_until_saved(tmp_path)
             cable = ["ip", "-n", hosts[1].name, "link", "set", hosts[1].interface]
             subprocess.run([*cable, "down"], check=True)
             try:
-                ends = [run.end(40) for run in runs]
+                ended = [run.end(40) for run in runs]
             finally:
                 subprocess.run([*cable, "up"], check=True)
-        assert [code for code, _ in ends] == [1, 1]
-        assert all("no sign of life for 3 s" in told for _, told in ends)
+        assert [code for code, _ in ended] == [1, 1]
+        assert all("no sign of life for 3 s" in told for _, told in ended)
         assert saved(tmp_path) > 0

@@ -24,8 +24,8 @@ from zoo_core.training.checkpoints import checkpoints, read_state, verify
 
 __all__ = ["zygote"]
 
-KILLS, INSIDE_SAVES = 20, 8
-STEPS, SAVE_EVERY = 80, 3
+KILLS, INSIDE_SAVES = 12, 5
+STEPS, SAVE_EVERY = 60, 3
 VAE: dict[str, Any] = {
     "name": "tiny",
     "model": tiny.VAE,
@@ -230,8 +230,8 @@ def kill_inside_a_save(child: Child, run: Path, files: int) -> bool:
 
 
 class TestKills:
-    def test_twenty_kills_leave_no_trace(self, undisturbed: Workplace, prepare: Prepare) -> None:
-        here, chance = prepare(VAE), random.Random(20)
+    def test_kills_leave_no_trace(self, undisturbed: Workplace, prepare: Prepare) -> None:
+        here, chance = prepare(VAE), random.Random(KILLS)
         inside = set(chance.sample(range(KILLS), INSIDE_SAVES))
         for kill, step in enumerate(moments(chance, KILLS)):
             (child,) = here.start()
@@ -279,7 +279,7 @@ class TestKills:
 
 
 class TestKillsOfTwo:
-    @pytest.mark.parametrize("rounds", [[(0, 1)] * 6, [(0,), (1,), (1,), (0,)]], ids=["both", "one"])
+    @pytest.mark.parametrize("rounds", [[(0, 1)] * 3, [(0,), (1,)]], ids=["both", "one"])
     def test_kills_leave_no_trace(self, pair: Workplace, prepare: Prepare, rounds: list[tuple[int, ...]]) -> None:
         here, chance = prepare(VAE, world=2), random.Random(len(rounds))
         for step, victims in zip(moments(chance, len(rounds)), rounds, strict=True):
@@ -318,7 +318,7 @@ class TestKillsOfTwo:
         """With micro-batches of a given size it is the same function, to rounding."""
         here = prepare(VAE, world=2)
         children = here.start()
-        here.reaches(children, 40)
+        here.reaches(children, 30)
         for child in children:
             child.send(signal.SIGKILL)
         ends(children)
@@ -331,7 +331,7 @@ class TestKillsOfTwo:
 class TestBeingTold:
     def test_it_stops_at_once_and_goes_on(self, undisturbed: Workplace, prepare: Prepare) -> None:
         here, chance = prepare(VAE), random.Random(15)
-        for i, step in enumerate(moments(chance, 6)):
+        for i, step in enumerate(moments(chance, 3)):
             (child,) = here.start()
             child.wait_until(partial(here.has_reached, max(step, here.steps + 1)))
             child.send(signal.SIGINT if i % 3 == 1 else signal.SIGTERM)

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,12 +20,15 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from torch.distributed import HashStore
 
+from tests.zygote import zygote
 from zoo_core import ConfigError, TrainingError
 from zoo_core.cli.main import app
 from zoo_core.training.processes import launch as launching
 from zoo_core.training.processes import watch as watching
 from zoo_core.training.processes.launch import Hosts, asked_of_accelerate, launch, refuse_silent_launch
 from zoo_core.training.processes.watch import Heartbeat, watch
+
+__all__ = ["zygote"]
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "accelerate"
 SCRIPT = """
@@ -227,25 +229,27 @@ def free_port():
         return int(server.getsockname()[1])
 
 
+def second_host():
+    """The launcher of the second one."""
+    launching.MODULE, launching.AFTER_FAILURE = "scripted", 0.3
+    folder, processes, port = sys.argv[1:]
+    sys.exit(launch([folder], int(processes), Hosts(machines=2, rank=1, address="127.0.0.2", port=int(port))))
+
+
 class TestTwoHosts:
     """Two launchers, as on two hosts; the second one is in a process of its own."""
 
     @pytest.fixture
-    def both(self, started, tmp_path, monkeypatch, free_port):
+    def both(self, zygote, started, tmp_path, monkeypatch, free_port):
         monkeypatch.setattr(launching, "AFTER_FAILURE", 0.3)
 
         def start(code, processes):
+            second = zygote.start(
+                tmp_path, processes, free_port,
+                folder=tmp_path, environment={"PYTHONPATH": str(tmp_path)}, program="tests.test_launch:second_host",
+            )  # fmt: skip
             options = {"machines": 2, "address": "127.0.0.2", "port": free_port}
-            other = f"""
-import sys
-from zoo_core.training.processes import launch
-launch.MODULE, launch.AFTER_FAILURE = "scripted", 0.3
-sys.exit(launch.launch({[str(tmp_path)]!r}, {processes}, launch.Hosts(rank=1, **{options!r})))
-"""
-            environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-            with subprocess.Popen([sys.executable, "-c", other], env=environment) as second:
-                first = started(code, processes=processes, hosts=Hosts(rank=0, **options))
-                return first, second.wait(60)
+            return started(code, processes=processes, hosts=Hosts(rank=0, **options)), second.wait(60)
 
         return start
 

@@ -1,12 +1,6 @@
 """One run on one process and on several real ones: the same losses, weights and measurements, whoever computes them."""
 
-import contextlib
-import gc
-import io
 import json
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +9,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.zygote import Child, Zygote, ends, zygote
 from zoo_core import build, read_recipe, save_pretrained, train
 from zoo_core.data import Preprocessing, load
 from zoo_core.evaluation import read_results
 
-STEPS = 100
+__all__ = ["zygote"]
+
+STEPS = 50
 # 1,437 digits: an epoch has 22 batches of 64 and one of 29, whose four parts are of 8, 7, 7 and 7.
 TRAINING: dict[str, Any] = {
     **{"steps": STEPS, "batch": 64, "micro_batch": 16, "drop_last": False, "precision": "no"},
-    **{"log_every": 1, "evaluate_every": 40, "save_every": 0, "trackers": []},
+    **{"log_every": 1, "evaluate_every": 20, "save_every": 0, "trackers": []},
 }
 DIGITS = {"name": "core/digits"}
 VAE = {
@@ -80,13 +77,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "evaluation": {"metrics": ["metrics/log_prob"]},
     },
 }
-# Processes are forked from one that has imported all this, which takes longer than to train.
-IMPORTED = ["tests.test_processes_agree", "zoo_core.training", "torch._dynamo", "torch.distributed.tensor"]
 every_run = pytest.mark.parametrize(("name", "processes"), [*((name, 2) for name in RECIPES), ("vae", 4)])
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a folder for each number of processes, which holds a run of each recipe."""
     folder = tmp_path_factory.mktemp("runs")
     first_stage = {"pretrained": str(saved_first_stage(folder / "first-stage"))}
@@ -94,7 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         training = {**TRAINING, **content.get("training", {})}
         model = {**content["model"], "first_stage": first_stage} if name == "dalle" else content["model"]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**content, "model": model, "training": training}))
-        launch(folder / f"{name}.yaml", *((1, 2, 4) if name == "vae" else (1, 2)))
+        launch(zygote, folder / f"{name}.yaml", *((1, 2, 4) if name == "vae" else (1, 2)))
     return folder
 
 
@@ -109,38 +104,16 @@ def saved_first_stage(folder: Path) -> Path:
         return save_pretrained(model, folder)
 
 
-def launch(recipe: Path, *numbers: int) -> None:
+def launch(zygote: Zygote, recipe: Path, *numbers: int) -> None:
     """Trains it in so many real processes, which talk over gloo: each number by itself, all at the same time."""
-    fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(IMPORTED)
-    groups = zip(numbers, free_ports(len(numbers)), strict=True)
-    places = [(rank, world, port) for world, port in groups for rank in range(world)]
-    started = [fork.Process(target=run, args=(recipe, *place), daemon=True) for place in places]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(timeout=200)
-    assert [process.exitcode for process in started] == [0] * len(started)
-
-
-def free_ports(number: int) -> list[int]:
-    """Different ones, since all are held until the last is found."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in held:
-            one.bind(("localhost", 0))
-        return [one.getsockname()[1] for one in held]
-
-
-def run(recipe: Path, rank: int, world: int, port: int) -> None:
-    """What ``accelerate launch`` does for a process."""
-    gc.freeze()  # what was imported is no garbage, and is not searched for any at the end of the run
-    if world > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        os.environ.update({name: str(value) for name, value in place.items()})
-        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
-    with contextlib.redirect_stdout(io.StringIO()):
-        train(read_recipe(recipe), recipe.parent / str(world) / recipe.stem)
+    started: list[Child] = []
+    for world in numbers:
+        arguments, folder = (recipe, "-o", recipe.parent / str(world) / recipe.stem), recipe.parent
+        if world == 1:
+            started.append(zygote.start(*arguments, folder=folder))
+        else:
+            started += zygote.start_group(*arguments, folder=folder, world=world)
+    assert ends(started, 200) == [0] * len(started), "\n".join(child.stderr for child in started)
 
 
 def told(run: Path, event: str) -> list[dict[str, Any]]:

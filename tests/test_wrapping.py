@@ -2,8 +2,6 @@
 
 import copy
 import functools
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from tests.parallel_runs import CLIP, HALF, SCENARIOS, STEPS, batch_of, objective_of, second_half, whole_run
+from tests.zygote import Zygote, ends, zygote
 from zoo_core import Component
 from zoo_core.training.processes.wrapping import blocks, recompute
 
-ROOT = Path(__file__).parents[1]
+__all__ = ["zygote"]
+
 DDP = [f"{name} ddp" for name in SCENARIOS if name != "recomputed"]
 FSDP = [f"{name} fsdp" for name in SCENARIOS if name != "dalle"]
+# Not in classes, which workers would share out: each has processes of its own.
+every_run = pytest.mark.parametrize("run", DDP + FSDP)
 
 
 @functools.cache
@@ -27,15 +29,11 @@ def alone(name: str) -> dict[str, Any]:
     return whole_run(name, "fsdp", 0, 1)
 
 
-def processes(world: int, folder: Path) -> list[dict[str, Any]]:
+def processes(zygote: Zygote, world: int, folder: Path) -> list[dict[str, Any]]:
     """What each of so many processes reports."""
-    commands = [[sys.executable, "-m", "tests.parallel_runs", str(rank), str(world), folder] for rank in range(world)]
-    started = [subprocess.Popen(command, cwd=ROOT) for command in commands]
-    try:
-        assert [process.wait(timeout=300) for process in started] == [0] * world
-    finally:
-        for process in started:
-            process.kill()
+    program = "tests.parallel_runs:main"
+    started = [zygote.start(rank, world, folder, folder=folder, program=program) for rank in range(world)]
+    assert ends(started) == [0] * world, started[0].stderr
     return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
@@ -45,14 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> list[dict[str, Any]]:
-    return processes(2, folder)
+def two(zygote: Zygote, folder: Path) -> list[dict[str, Any]]:
+    return processes(zygote, 2, folder)
 
 
 @pytest.fixture(scope="module")
-def four(folder: Path, two: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def four(zygote: Zygote, folder: Path, two: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """They go on where two sharded processes had come to half-way."""
-    return processes(4, folder)
+    return processes(zygote, 4, folder)
 
 
 def close(a: Any, b: Any) -> None:
@@ -67,32 +65,39 @@ def close(a: Any, b: Any) -> None:
         assert a == b
 
 
-@pytest.mark.parametrize("run", DDP + FSDP)
-class TestTwoProcesses:
-    def test_they_follow_one(self, two: list[dict[str, Any]], run: str) -> None:
-        one, first = alone(run.split()[0]), two[0][run]
-        close(one["losses"], first["losses"])
-        assert len(set(first["losses"])) == len(first["losses"]) >= STEPS
+@every_run
+def test_they_follow_one(two: list[dict[str, Any]], run: str) -> None:
+    one, first = alone(run.split()[0]), two[0][run]
+    close(one["losses"], first["losses"])
+    assert len(set(first["losses"])) == len(first["losses"]) >= STEPS
 
-    def test_they_report_the_same(self, two: list[dict[str, Any]], run: str) -> None:
-        first, second = (report[run] for report in two)
-        assert first["losses"] == second["losses"]
-        assert first["norms"] == second["norms"]
 
-    def test_gradients_are_as_long_before_and_after_clipping(self, two: list[dict[str, Any]], run: str) -> None:
-        norms = two[0][run]["norms"]
-        close(alone(run.split()[0])["norms"], norms)
-        for before, after in zip(norms[::2], norms[1::2], strict=True):
-            assert after == pytest.approx(min(before, CLIP), rel=1e-6)
+@every_run
+def test_they_report_the_same(two: list[dict[str, Any]], run: str) -> None:
+    first, second = (report[run] for report in two)
+    assert first["losses"] == second["losses"]
+    assert first["norms"] == second["norms"]
 
-    def test_they_come_to_the_same_checkpoint(self, two: list[dict[str, Any]], run: str) -> None:
-        close(alone(run.split()[0])["state"], two[0][run]["state"])
 
-    def test_gathered_is_what_one_process_has(self, two: list[dict[str, Any]], run: str) -> None:
-        one, looks = alone(run.split()[0])["look"], [report[run]["look"] for report in two]
-        close(one, looks[0])
-        close(one["weights"], looks[1]["weights"])
-        assert one["kinds"] == looks[1]["kinds"]
+@every_run
+def test_gradients_are_as_long_before_and_after_clipping(two: list[dict[str, Any]], run: str) -> None:
+    norms = two[0][run]["norms"]
+    close(alone(run.split()[0])["norms"], norms)
+    for before, after in zip(norms[::2], norms[1::2], strict=True):
+        assert after == pytest.approx(min(before, CLIP), rel=1e-6)
+
+
+@every_run
+def test_they_come_to_the_same_checkpoint(two: list[dict[str, Any]], run: str) -> None:
+    close(alone(run.split()[0])["state"], two[0][run]["state"])
+
+
+@every_run
+def test_gathered_is_what_one_process_has(two: list[dict[str, Any]], run: str) -> None:
+    one, looks = alone(run.split()[0])["look"], [report[run]["look"] for report in two]
+    close(one, looks[0])
+    close(one["weights"], looks[1]["weights"])
+    assert one["kinds"] == looks[1]["kinds"]
 
 
 def test_clipping_was_put_to_work() -> None:
@@ -126,26 +131,25 @@ def test_all_begin_with_what_the_first_has(two: list[dict[str, Any]], way: str) 
     assert first["seen"] == 0
 
 
-class TestResuming:
-    """Of a training that two processes share."""
+def test_one_process_goes_on_where_two_were(two: list[dict[str, Any]]) -> None:
+    whole = two[0]["fused fsdp"]
+    resumed = second_half("fused", "fsdp", 0, 1, whole["half"]["state"])
+    close(whole["losses"][HALF:], resumed["losses"])
+    close(whole["state"], resumed["state"])
 
-    def test_by_one(self, two: list[dict[str, Any]]) -> None:
-        whole = two[0]["fused fsdp"]
-        resumed = second_half("fused", "fsdp", 0, 1, whole["half"]["state"])
-        close(whole["losses"][HALF:], resumed["losses"])
-        close(whole["state"], resumed["state"])
 
-    @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-    def test_by_four(self, two: list[dict[str, Any]], four: list[dict[str, Any]], way: str) -> None:
-        whole, resumed = two[0]["fused fsdp"], four[0][f"fused {way}"]
-        close(whole["losses"][HALF:], resumed["losses"])
-        close(whole["state"], resumed["state"])
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_four_processes_go_on_where_two_were(two: list[dict[str, Any]], four: list[dict[str, Any]], way: str) -> None:
+    whole, resumed = two[0]["fused fsdp"], four[0][f"fused {way}"]
+    close(whole["losses"][HALF:], resumed["losses"])
+    close(whole["state"], resumed["state"])
 
-    def test_the_moments_are_needed(self, two: list[dict[str, Any]]) -> None:
-        state = two[0]["fused fsdp"]["half"]["state"]
-        fresh = {**state, "optimizers": {"model": {**state["optimizers"]["model"], "state": {}}}}
-        resumed = second_half("fused", "fsdp", 0, 1, fresh)
-        assert resumed["losses"][-1] != pytest.approx(two[0]["fused fsdp"]["losses"][-1], rel=1e-5)
+
+def test_to_go_on_takes_the_moments(two: list[dict[str, Any]]) -> None:
+    state = two[0]["fused fsdp"]["half"]["state"]
+    fresh = {**state, "optimizers": {"model": {**state["optimizers"]["model"], "state": {}}}}
+    resumed = second_half("fused", "fsdp", 0, 1, fresh)
+    assert resumed["losses"][-1] != pytest.approx(two[0]["fused fsdp"]["losses"][-1], rel=1e-5)
 
 
 class Noisy(Component):

@@ -2,12 +2,11 @@
 
 import fcntl
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.installation import PROJECTS, build_wheel, empty_venv, project_name, source_files
+from tests.installation import PROJECTS, build_wheels, built, empty_venv, project_name, source_files
 
 
 @pytest.fixture(scope="session")
@@ -23,11 +22,10 @@ def wheels(sources: dict[str, set[str]], tmp_path_factory: pytest.TempPathFactor
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            built = folder.with_suffix(".building")
-            with ThreadPoolExecutor(max_workers=2) as pool:
-                list(pool.map(lambda project: build_wheel(project, built), PROJECTS))
-            built.rename(folder)
-    return {name: wheel for name in sources for wheel in (folder / name).glob("*.whl")}
+            building = folder.with_suffix(".building")
+            build_wheels(PROJECTS, building)
+            building.rename(folder)
+    return {name: wheel for name, wheel in built(folder).items() if name in sources}
 
 
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:

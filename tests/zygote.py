@@ -1,8 +1,8 @@
 """Real training processes that start in a moment: forked from one that has imported everything.
 
 ``python -m tests.zygote`` reads a command per line and forks a child for each, which runs what ``python -m
-zoo_core.training`` runs. It tells of each child when it has started and how it has ended, as lines of JSON, and ends,
-with its children, when there is nobody left to command it.
+zoo_core.training`` runs, or another program. It tells of each child when it has started and how it has ended, as lines
+of JSON, and ends, with its children, when there is nobody left to command it.
 """
 
 import atexit
@@ -26,6 +26,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LOOK = 0.003  # seconds between looks at the children
 LONGEST = 60.0  # seconds that a process of a test may take
+TRAINING = "zoo_core.training.__main__:main"
 
 
 class Child:
@@ -81,7 +82,12 @@ class Zygote:
         self.rest = b""
 
     def start(
-        self, *arguments: object, folder: Path, environment: Mapping[str, str] | None = None, setup: str = ""
+        self,
+        *arguments: object,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        setup: str = "",
+        program: str = TRAINING,
     ) -> Child:
         """Starts ``python -m zoo_core.training *arguments``.
 
@@ -89,6 +95,7 @@ class Zygote:
             folder: where it works, and where its standard error and output go.
             environment: what is other than in this process.
             setup: ``module:function``, called in the child first, such as to register a plugin.
+            program: ``module:function``, what the child is instead of a training.
         """
         child = Child(self, len(self.children), folder)
         self.children.append(child)
@@ -98,6 +105,7 @@ class Zygote:
             "folder": str(folder),
             "environment": _environment(environment or {}),
             "setup": setup,
+            "program": program,
             "told": [str(child.output), str(child.errors)],
         }
         assert self.process.stdin
@@ -107,14 +115,14 @@ class Zygote:
             self.listen(LONGEST)
         return child
 
-    def start_group(self, *arguments: object, folder: Path, world: int = 2, setup: str = "") -> list[Child]:
+    def start_group(self, *arguments: object, folder: Path, world: int = 2, **options: str) -> list[Child]:
         """The processes of one run over gloo, as a launcher starts them."""
         common = {
             "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "true",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         }  # fmt: skip
         ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
-        return [self.start(*arguments, folder=folder, environment=rank, setup=setup) for rank in ranks]
+        return [self.start(*arguments, folder=folder, environment=rank, **options) for rank in ranks]
 
     def end(self) -> None:
         assert self.process.stdin
@@ -190,29 +198,40 @@ def _tell(**line: int) -> None:
 
 def _live(command: Mapping[str, Any]) -> None:
     """The life of a child."""
-    from zoo_core.training import __main__ as program
-
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for stream, path in enumerate(command["told"], start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.environ.clear()
     os.environ.update(command["environment"])
     os.chdir(command["folder"])
-    sys.argv = [str(program.__file__), *command["arguments"]]
-    if command["setup"]:
-        module, _, function = command["setup"].partition(":")
-        getattr(importlib.import_module(module), function)()
-    program.main()
+    functions = [_function(command[name]) for name in ("setup", "program") if command[name]]
+    sys.argv = [str(sys.modules[functions[-1].__module__].__file__), *command["arguments"]]
+    for function in functions:
+        function()
+
+
+def _function(name: str) -> Callable[[], Any]:
+    module, _, function = name.partition(":")
+    found: Callable[[], Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _import_everything() -> None:
     """What a run imports sooner or later; nothing is computed, for threads do not outlive a fork."""
+    import huggingface_hub.serialization  # noqa: F401
+    import numpy.ctypeslib  # noqa: F401
+    import PIL.Image
+    import rich._emoji_codes  # noqa: F401
     import torch._dynamo
+    import torch.distributed.fsdp
+    import torch.distributed.tensor
+    import torch.utils.serialization.config
     import torch.utils.tensorboard  # noqa: F401
 
     import zoo_core.training.__main__  # noqa: F401
     from zoo_core.host import default_host
 
+    PIL.Image.preinit()
     host = default_host()
     for registration in host.registrations():
         if registration.spec.kind != "checkpoint":
