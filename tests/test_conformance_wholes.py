@@ -443,6 +443,25 @@ def test_a_metric_that_calls_the_worse_better_is_caught() -> None:
     require_caught(metric_spec(CleanMetric, "higher"), "direction")
 
 
+def mean_square(model: Any, batch: Batch) -> dict[str, float]:
+    return {"error": float((model.reconstruct(batch["image"]) - batch["image"]).square().mean())}
+
+
+class SumOverPixels(CleanMetric):
+    def errors(self, model: Any, batch: Batch) -> Tensor:
+        x = batch["image"]
+        return (model.reconstruct(x) - x).double().square().flatten(1).sum(1)
+
+
+def test_a_metric_that_does_not_say_what_is_known_is_caught() -> None:
+    require_caught(metric_spec(SumOverPixels), "known_values", values={"sumoverpixels": mean_square})
+    require_caught(metric_spec(CleanMetric), "known_values", values={"cleanmetric": {"error": 0.0}})
+    require_caught(metric_spec(CleanMetric), "known_values", values={"cleanmetric": {"unheard of": 0.0}})
+    of = asked(metric_spec(CleanMetric), values={"cleanmetric": mean_square})
+    assert of.failures == []
+    assert "known_values" in {outcome.check for outcome in of.outcomes}
+
+
 def test_a_right_metric_passes() -> None:
     require_clean(metric_spec(CleanMetric))
 

@@ -20,6 +20,7 @@ class Check:
     Attributes:
         kinds: of the specs that it is asked of.
         when: of which of these: by what a spec declares, never by what a component turns out to do.
+        table: of these again those of which the plugin tells something in this table of its module ``conformance``.
         structural: whether a component that fails it is asked nothing more, since all else would fail too.
     """
 
@@ -27,34 +28,42 @@ class Check:
     ask: Callable[[Any], None]
     kinds: tuple[str, ...]
     when: Callable[[Any], bool]
+    table: str
     structural: bool
 
     @property
     def about(self) -> str:
         return (self.ask.__doc__ or "").partition("\n")[0]
 
-    def is_for(self, spec: Any) -> bool:
-        return spec.kind in self.kinds and self.when(spec)
+    def is_for(self, spec: Any, told: Any = None) -> bool:
+        named = not self.table or spec.name in getattr(told, self.table, ())
+        return spec.kind in self.kinds and self.when(spec) and named
 
 
 CHECKS: list[Check] = []
 
 
 def check(
-    *kinds: str, when: Callable[[Any], bool] = lambda spec: True, structural: bool = False
+    *kinds: str, when: Callable[[Any], bool] = lambda spec: True, table: str = "", structural: bool = False
 ) -> Callable[[Callable[[Asked], None]], Callable[[Asked], None]]:
     """Adds a function to the checks of these kinds, under its own name."""
 
     def add(ask: Callable[[Asked], None]) -> Callable[[Asked], None]:
-        CHECKS.append(Check(ask.__name__, ask, kinds, when, structural))
+        CHECKS.append(Check(ask.__name__, ask, kinds, when, table, structural))
         return ask
 
     return add
 
 
-def declared(spec: Any) -> list[Check]:
-    """The checks that a component of this spec must pass, the structural ones first, of these the most general."""
-    return sorted((c for c in CHECKS if c.is_for(spec)), key=lambda c: (not c.structural, -c.structural * len(c.kinds)))
+def declared(spec: Any, told: Any = None) -> list[Check]:
+    """The checks that a component of this spec must pass, the structural ones first, of these the most general.
+
+    Args:
+        told: what its plugin says of it.
+    """
+    return sorted(
+        (c for c in CHECKS if c.is_for(spec, told)), key=lambda c: (not c.structural, -c.structural * len(c.kinds))
+    )
 
 
 def unfit(sentence: str) -> NoReturn:

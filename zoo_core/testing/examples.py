@@ -9,6 +9,8 @@ with ``_``):
     LOSSES: the config of the loss with which a model is tried that has no log p(x) to be trained by, or with which
         the model is trained that a metric is tried on.
     DATA: the data on which a metric is tried, as a recipe names them, where zeros and ones by two factors do not do.
+    VALUES: what a metric must say of samples that are the data themselves, by the values' names; or a function of a
+        model and a batch that tells what it must say of these.
     EXPECTED_FAILURES: ``"name::check"`` → why that check cannot pass.
 """
 
@@ -26,7 +28,7 @@ from zoo_core.errors import ConfigError
 from zoo_core.host import PluginHost, Registration
 from zoo_core.testing.subjects import CODES, DATA, LATENTS, VECTOR, Subject, drawing
 
-TABLES = ("EXAMPLES", "SHAPES", "MODELS", "LOSSES", "DATA", "EXPECTED_FAILURES")
+TABLES = ("EXAMPLES", "SHAPES", "MODELS", "LOSSES", "DATA", "VALUES", "EXPECTED_FAILURES")
 
 # The kit's own parts, see ``reference``.
 PARTS: dict[str, dict[str, Any]] = {
@@ -54,6 +56,7 @@ class Told:
     models: Mapping[str, Any] = field(default_factory=dict)
     losses: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -90,7 +93,8 @@ def subject(registration: Registration, host: PluginHost, told: Told) -> Subject
     config = _config(registration, host, given) if is_built else given
     model = _given(told.models.get(name, PARTS["model"]))
     loss = _given(told.losses.get(name, {}))
-    return Subject(registration, host, config, shapes, model, loss, told.data.get(name, {}))
+    data, values = told.data.get(name, {}), told.values.get(name, {})
+    return Subject(registration, host, config, shapes, model, loss, data, values)
 
 
 def _given(value: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

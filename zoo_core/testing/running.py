@@ -137,13 +137,14 @@ def report(
     Args:
         only: names of checks; beside them what everything else builds on is asked, and no more.
     """
-    checks = [c for c in declared(registration.spec) if not only or c.structural or c.name in only]
     try:
         told = told or examples.told_by(host.plugins[registration.plugin].package)
         subject = examples.subject(registration, _with_reference(host), told)
     except Exception as error:
         missing = Outcome("example", "failed", one_line(error))
-        return Report(registration.full_name, (missing, *(Outcome(c.name, "not run") for c in checks)))
+        unasked = (Outcome(c.name, "not run") for c in declared(registration.spec, told))
+        return Report(registration.full_name, (missing, *unasked))
+    checks = [c for c in declared(registration.spec, told) if not only or c.structural or c.name in only]
     return Report(registration.full_name, tuple(_outcomes(checks, subject, told)))
 
 

@@ -30,6 +30,7 @@ class Subject:
         shapes: that the parts before it would tell it.
         model: config of the model on which a loss or a metric is tried.
         loss: config of the loss with which a model is tried; empty: its own log p(x).
+        values: what a metric must say, by name, or a function of a model and a batch that tells it.
         data: the data set on which a metric is tried, as a recipe names it; empty: examples that the kit draws.
     """
 
@@ -40,6 +41,7 @@ class Subject:
     model: Mapping[str, Any]
     loss: Mapping[str, Any]
     data: Mapping[str, Any] = field(default_factory=dict)
+    values: Any = field(default_factory=dict)
 
     @property
     def spec(self) -> Any:

@@ -25,6 +25,7 @@ from zoo_core.testing.subjects import Subject, drawing
 N, PARTS_OF = 30, (13, 10, 7)  # examples, and unequal batches of them
 SEEDS, STANDARD_ERRORS = 12, 5
 ROUNDING = 1e-5
+KNOWN_OFF = 1e-4
 DIRECTIONS = ("", "lower", "higher", "neither")
 
 Batch = Mapping[str, Any]
@@ -143,6 +144,20 @@ def direction(subject: Subject) -> None:
             f"{better} {name!r} is to be better, but of each model that was made worse it is better:"
             f" {m.value:.5g} before, then {', '.join(f'{values[name].value:.5g}' for values in worse)}",
         )
+
+
+@check("metric", table="values")
+def known_values(subject: Subject) -> None:
+    """Where its plugin knows what it must say, it says that: of samples that are the data, or of a known model."""
+    trial = _Trial(subject)
+    found = trial.measured(sample=trial.batch["image"])
+    known = subject.values
+    for name, value in (known(trial.model, trial.batch) if callable(known) else known).items():
+        # Values of samples name their features too: "fd (pixels)".
+        said = [m.value for told, m in found.items() if name in (told, told.partition(" (")[0])]
+        require(len(said) == 1, f"its known value {name!r} is none of those that it gives: {', '.join(found)}")
+        near = KNOWN_OFF * max(1.0, abs(value))
+        require(abs(said[0] - value) <= near, f"{name!r} is {said[0]:.6g}, and is known to be {value:.6g}")
 
 
 @check("metric")

@@ -94,9 +94,9 @@ def tables(listing: Listing) -> None:
     """Its module ``conformance`` speaks of components that it has, and of checks that these are asked."""
     told = _told(listing)
     offered: list[Any] = [*listing.plugin.specs, listing]
-    asked = {f"{spec.name}::{c.name}" for spec in offered for c in declared(spec)}
+    asked = {f"{spec.name}::{c.name}" for spec in offered for c in declared(spec, told)}
     names = {spec.name for spec in listing.plugin.specs}
-    for table in ("examples", "shapes", "models", "losses", "data"):
+    for table in ("examples", "shapes", "models", "losses", "data", "values"):
         for name in getattr(told, table):
             require(name in names, f"{table.upper()} of its module conformance names {name!r}, which it does not offer")
     for name, reason in told.expected_failures.items():
