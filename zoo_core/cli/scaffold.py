@@ -2,11 +2,16 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo_core.scaffold import KINDS, Project, new_plugin
+from zoo_core.hookspecs import KINDS
+
+if TYPE_CHECKING:
+    from zoo_core.scaffold import Project
+
+OFFERED = sorted(set(KINDS) - {"checkpoint"})  # which is a folder, and comes of training
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,12 +19,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def complete_kind(start: str) -> list[str]:
-    return [kind for kind in KINDS if kind.startswith(start)]
+    return [kind for kind in OFFERED if kind.startswith(start)]
 
 
 def new(
     name: Annotated[str, typer.Argument(help="Of the plugin: my-plugin, or zoo-my-plugin.")],
-    kind: Annotated[str, typer.Option(help=f"What it offers: {', '.join(KINDS)}.", autocompletion=complete_kind)],
+    kind: Annotated[str, typer.Option(help=f"What it offers: {', '.join(OFFERED)}.", autocompletion=complete_kind)],
     into: Annotated[
         Path | None, typer.Option("--into", help="The folder to write, new or empty; default zoo-NAME.")
     ] = None,
@@ -28,10 +33,12 @@ def new(
 
     Examples: zoo new my-plugin --kind prior · zoo new my-plugin --kind loss --into work/my-plugin
     """
+    from zoo_core.scaffold import new_plugin
+
     _tell(new_plugin(name, kind, into))
 
 
-def _tell(project: Project) -> None:
+def _tell(project: "Project") -> None:
     print(f"{project.plugin}/{project.component}, in {project.folder}:")
     for path in project.files:
         print(f"  {path}")
